@@ -1,0 +1,1 @@
+"""What learns or calibrates a policy."""

@@ -1,0 +1,1 @@
+"""Agents to compare with: calibrated heuristics and reinforcement learning from stable-baselines3."""

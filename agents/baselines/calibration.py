@@ -1,0 +1,109 @@
+"""Cuts that keep a rule: how far a score may fall before the teacher is called, found on the policy split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.rollout import play_prompts
+from tw_env.policies import Gate, ScoreThreshold
+from tw_env.policies.cuts import ALWAYS, NEVER, CutTable
+from tw_env.rules import Constraint, Quantity
+from tw_env.vector_env import AssistedDecodingVectorEnv
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How carefully cuts are searched."""
+
+    limits: tuple[float, ...] = (0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.9)
+    """Limits on calls per token; rules in between are interpolated."""
+    prompts: int = 4000
+    """Prompts of the policy split that are played for each limit."""
+    rounds: int = 10
+    """Halvings of the interval around each cut."""
+    seed: int = 0
+    """Seed of the choice of prompts and of play."""
+
+
+def calibrate(
+    policy: ScoreThreshold | Gate,
+    env: AssistedDecodingVectorEnv,
+    config: CalibrationConfig | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> CutTable:
+    """Give the policy the lowest cuts whose spending on the environment's prompts keeps each limit.
+
+    All limits are searched at once, by bisection on ranks of the scores that the policy's own play shows. A limit that
+    a lossless policy would not reach even by calling wherever it can keeps the lowest cut.
+
+    Args:
+        progress: called with the number of finished rounds.
+
+    Returns:
+        The table, which is also set as `policy.cut`.
+    """
+    config = CalibrationConfig() if config is None else config
+    generator = np.random.default_rng(config.seed)
+    available = len(env.task.prompts)
+    prompts = generator.permutation(available)[: config.prompts]
+    candidates = _candidates(policy, env, prompts, config.seed)
+    low = np.zeros(len(config.limits), int)  # spends too much, or is the lowest there is
+    high = np.full(len(config.limits), len(candidates) - 1)  # keeps the limit
+    low_keeps = _keeps(policy, env, prompts, config, candidates[low])
+    high = np.where(low_keeps, low, high)
+    for done in range(config.rounds):
+        middle = (low + high) // 2
+        keeps = _keeps(policy, env, prompts, config, candidates[middle])
+        high, low = np.where(keeps, middle, high), np.where(keeps, low, middle)
+        if progress is not None:
+            progress(done + 1)
+    policy.cut = _table(config.limits, candidates[high])
+    return policy.cut
+
+
+def _table(limits: Sequence[float], cuts: FloatArray) -> CutTable:
+    name = Quantity.CALLS_PER_TOKEN.value
+    return CutTable(limits={name: list(limits)}, cuts={name: [float(cut) for cut in cuts]})
+
+
+def _candidates(
+    policy: ScoreThreshold | Gate, env: AssistedDecodingVectorEnv, prompts: NDArray[np.int64], seed: int
+) -> FloatArray:
+    """Rising cuts: quantiles of the scores seen while the student writes alone, and never at the end."""
+    policy.cut = CutTable(default=NEVER)
+    seen: list[FloatArray] = []
+
+    class Listening:
+        """Plays the policy and writes down its scores."""
+
+        def predict(self, observation: NDArray[np.float32], *args: object, **kwargs: object) -> tuple[object, None]:
+            seen.append(policy.scores(observation))
+            return np.zeros(len(observation), np.int64), None
+
+    play_prompts(env, Listening(), prompts[:1500], "ask the teacher for at most 10% of the tokens", seed, True)
+    scores = np.concatenate(seen)
+    scores = scores[(scores > ALWAYS) & (scores < NEVER)]
+    return np.concatenate([np.unique(np.quantile(scores, np.linspace(0, 1, 1024))) - 1e-9, [NEVER]])
+
+
+def _keeps(
+    policy: ScoreThreshold | Gate,
+    env: AssistedDecodingVectorEnv,
+    prompts: NDArray[np.int64],
+    config: CalibrationConfig,
+    cuts: FloatArray,
+) -> NDArray[np.bool_]:
+    """(limits,) whether the policy with these cuts, one a limit, spends no more than is allowed."""
+    policy.cut = _table(config.limits, cuts)
+    rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in config.limits]
+    outcomes = play_prompts(
+        env, policy, np.tile(prompts, len(rules)), np.repeat(np.array(rules, object), len(prompts)), config.seed, True
+    )
+    excess = (outcomes.spent - outcomes.allowed).reshape(len(rules), -1).mean(axis=1)
+    return excess <= 0

@@ -1,0 +1,87 @@
+"""Make what the project ships: `pronounce` builds the dictionary files and trains student and teacher."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from agents.supervised import SupervisedConfig
+from scripts.pronounce_data import (
+    build_tokenizer,
+    dictionary_folder,
+    read_dictionary,
+    write_notice,
+    write_splits,
+)
+from scripts.pronounce_pair import Recipe, finish, train
+from tw_env.tasks.pronounce import DATA
+
+
+@dataclass
+class Pronounce:
+    """The pronunciation task: dictionary, tokenizer, student and teacher; a stopped run continues."""
+
+    work_dir: Path = Path("runs/prepare-pronounce")
+    """Where the checkpoints live."""
+    parts: tuple[Literal["data", "student", "teacher"], ...] = ("data", "student", "teacher")
+    """What to make; the models need the data."""
+    seed: int = 0
+    """Seed of the split, of the first weights and of the order of the words."""
+    teacher_steps: int = 3600
+    """Updates of the teacher."""
+    teacher_decay: int = 1800
+    """Last updates of the teacher, over which the learning rate falls to zero."""
+    student_steps: int = 12000
+    """Updates of the student."""
+    student_decay: int = 8000
+    """Last updates of the student, over which the learning rate falls to zero."""
+    workers: int = 2
+    """Threads that share an update; the weights don't depend on their number."""
+
+    def recipes(self) -> list[Recipe]:
+        """The two models: 3.3 million parameters, and 60 thousand without the embeddings."""
+        teacher = SupervisedConfig(
+            steps=self.teacher_steps,
+            decay_steps=self.teacher_decay,
+            batch_size=384,
+            learning_rate=6e-3,
+            ema_decay=0.99,
+            seed=self.seed,
+            checkpoint_every=150,
+        )
+        student = SupervisedConfig(
+            steps=self.student_steps,
+            decay_steps=self.student_decay,
+            batch_size=512,
+            learning_rate=2e-2,
+            weight_decay=0.0,
+            ema_decay=0.995,
+            seed=self.seed,
+            checkpoint_every=500,
+        )
+        return [
+            Recipe("teacher", width=256, layers=4, heads=4, intermediate=704, training=teacher),
+            Recipe("student", width=64, layers=1, heads=4, intermediate=224, training=student),
+        ]
+
+    def run(self) -> None:
+        """Make the wanted parts, in an order that lets each use the one before."""
+        torch.set_num_threads(1)  # the trainer's workers share the processor instead
+        entries = read_dictionary(dictionary_folder() / "cmudict.dict")
+        if "data" in self.parts:
+            sizes = write_splits(entries, DATA, self.seed)
+            write_notice(dictionary_folder() / "LICENSE", DATA)
+            print(f"{len(entries)} words: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
+        phones = sorted({phone for spoken in entries.values() for one in spoken for phone in one.split()})
+        tokenizer = build_tokenizer(phones)
+        for recipe in self.recipes():
+            if recipe.role in self.parts:
+                took = train(recipe, tokenizer, DATA / recipe.role, self.work_dir, self.workers)
+                finish(recipe, took, DATA / recipe.role)
+
+
+if __name__ == "__main__":
+    command = tyro.extras.subcommand_cli_from_dict({"pronounce": Pronounce}, description=__doc__)
+    command.run()

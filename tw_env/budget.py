@@ -1,0 +1,143 @@
+"""The rows' rules while they play: what is spent, what is allowed, what can still be afforded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tw_env.costs import CostModel
+from tw_env.rules import Constraint, Quantity
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+QUANTITIES = tuple(Quantity)
+CALLS, FRACTION, LATENCY, PRICE = range(4)  # places in QUANTITIES
+
+
+class Budget:
+    """Arrays over rows: each row's constraint and its account.
+
+    The constraint is E[spent - allowed] <= 0. For a fraction, `allowed` is limit x written tokens (so a step's
+    allowance is negative when tokens are dropped); for the absolute quantities it is the limit, from the reset on.
+    Without a limit, whatever is spent is allowed, so that every sum stays finite.
+    """
+
+    def __init__(self, rows: int, cap: int, costs: CostModel, hard: bool) -> None:
+        self.rows, self.cap, self.costs, self._always_hard = rows, cap, costs, hard
+        self.constraints: list[Constraint] = [Constraint(Quantity.CALLS_PER_TOKEN, np.inf)] * rows
+        self.quantity = np.full(rows, FRACTION)
+        self.limit = np.full(rows, np.inf)
+        self.spent = np.zeros(rows)
+        self.allowed = np.zeros(rows)
+        self.calls = np.zeros(rows)
+        self.milliseconds = np.zeros(rows)
+        self.money = np.zeros(rows)
+        self.masked = False  # whether any row's rule can forbid a call
+        self._rate = np.zeros(rows)  # allowance per written token
+        self._free = np.ones(rows, bool)  # no limit
+        self._hard = np.zeros(rows, bool)
+        self._most_calls = np.full(rows, np.inf)
+        self._unit = np.ones(rows)  # the cost of one call, to measure what is left by
+        self._only_calls = True
+        assert QUANTITIES == (Quantity.CALLS, Quantity.CALLS_PER_TOKEN, Quantity.LATENCY_MS, Quantity.PRICE)
+
+    def check(self, constraint: Constraint) -> None:
+        """Raises ValueError if this rule's quantity can't be measured here."""
+        if constraint.quantity == Quantity.LATENCY_MS and self.costs.latency is None:
+            raise ValueError(
+                f"The rule {str(constraint)!r} limits time, which needs a latency table: expected latency=..., "
+                "got None. Measure one with tw_env.decoding.latency.measure(pair)."
+            )
+        if constraint.quantity == Quantity.PRICE and self.costs.prices is None:
+            raise ValueError(
+                f"The rule {str(constraint)!r} limits money, which needs prices: expected "
+                "prices={'call': ..., 'read': ..., 'written': ...}, got None."
+            )
+
+    def reset(self, rows: IntArray, constraints: Sequence[Constraint]) -> None:
+        for account in (self.spent, self.calls, self.milliseconds, self.money):
+            account[rows] = 0.0
+        for row, constraint in zip(rows, constraints, strict=True):
+            self._set(int(row), constraint)
+        self.masked = bool(self._hard.any())
+        self._only_calls = bool((self.quantity <= FRACTION).all())
+
+    def _set(self, row: int, constraint: Constraint) -> None:
+        quantity, limit = QUANTITIES.index(constraint.quantity), constraint.limit
+        self.constraints[row], self.quantity[row], self.limit[row] = constraint, quantity, limit
+        self._free[row] = np.isinf(limit)
+        fraction = quantity == FRACTION and not self._free[row]
+        self._rate[row] = limit if fraction else 0.0
+        self.allowed[row] = 0.0 if quantity == FRACTION or self._free[row] else limit
+        self._hard[row] = (self._always_hard or constraint.hard or limit == 0) and not self._free[row]
+        self._most_calls[row] = np.inf
+        if quantity == CALLS or limit == 0:
+            self._most_calls[row] = np.floor(limit)
+        elif fraction:
+            self._most_calls[row] = max(1, np.floor(limit * self.cap + 1e-9))
+        self._unit[row] = self._call_cost(quantity)
+
+    def _call_cost(self, quantity: int) -> float:
+        """What a call that reads one token costs."""
+        one, yes = np.ones(1, np.int64), np.ones(1, bool)
+        if quantity == LATENCY and self.costs.latency is not None:
+            return max(float(self.costs.latency.call(one)[0]), 1e-9)
+        if quantity == PRICE and self.costs.prices is not None:
+            return max(float(self.costs.money(yes, one)[0]), 1e-9)
+        return 1.0
+
+    def _cost(self, called: BoolArray, unread: IntArray) -> FloatArray:
+        cost = called.astype(np.float64)
+        if not self._only_calls:
+            if self.costs.latency is not None:
+                timed = self.costs.milliseconds(called, unread)
+                cost = np.where(self.quantity == LATENCY, timed, cost)
+            if self.costs.prices is not None:
+                cost = np.where(self.quantity == PRICE, self.costs.money(called, unread), cost)
+        return cost
+
+    def charge(self, called: BoolArray, unread: IntArray, grown: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Book one decision of every row.
+
+        Args:
+            called: (rows,) whether the teacher was called. unread: tokens that it had not read before.
+            grown: change of the number of written tokens.
+
+        Returns:
+            cost and allowance of the step, (rows,) each.
+        """
+        cost = self._cost(called, unread)
+        allowance = self._rate * grown
+        if self._free.any():
+            allowance = np.where(self._free, cost, allowance)
+        self.spent += cost
+        self.allowed += allowance
+        self.calls += called
+        if self.costs.latency is not None:
+            self.milliseconds += self.costs.milliseconds(called, unread)
+        if self.costs.prices is not None:
+            self.money += self.costs.money(called, unread)
+        return cost, allowance
+
+    def affordable(self, unread: IntArray) -> BoolArray:
+        """(rows,) whether a call now would respect the rule; always true for rules that bind in expectation only."""
+        fits = self.calls + 1 <= self._most_calls
+        if not self._only_calls:
+            after = self.spent + self._cost(np.ones(self.rows, bool), unread)
+            absolute = (self.quantity >= LATENCY) & ~self._free
+            fits &= np.where(absolute, after <= self.allowed + 1e-9, True)
+        return fits | ~self._hard
+
+    def share(self) -> FloatArray:
+        """(rows,) the limit relative to calling at every token up to the cap, in [0, 1]; 1 where there is none."""
+        most = np.where(self.quantity == FRACTION, 1.0, self.cap * self._unit)
+        return np.minimum(self.limit / most, 1.0)
+
+    def left(self) -> FloatArray:
+        """(rows,) allowed - spent, in calls that read one token each, within [-cap, cap]; cap where there is no limit."""
+        left = (self.allowed - self.spent) / self._unit
+        return np.where(self._free, self.cap, np.clip(left, -self.cap, self.cap))

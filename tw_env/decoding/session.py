@@ -1,0 +1,400 @@
+"""Rows of text over one key/value cache: append, rewind and reset a row of an unmodified causal model."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from tw_env.decoding.probe import Anatomy, examine
+
+PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; more prompts go in several passes
+PROMPT_BYTES = 2**30  # upper limit on the remembered prompts' keys and values
+MOVE_COST = 8  # moving one stored number costs about as much as this many multiply-adds
+
+
+@dataclass
+class _Step:
+    """Where the tokens of one forward pass go, and which stored tokens they may look at."""
+
+    start: int | None = None  # every row of the cache writes at this place; None: see `slots`
+    slots: Tensor | None = None  # (r * w,) places in the flattened (rows * slots) store
+    rows: Tensor | None = None  # (r,) rows that take part; None: all
+    reach: int = 0  # the longest text after this pass
+    fresh: bool = False  # nothing was stored before: the new keys and values are all there are
+
+
+class _RaggedLayer(CacheLayerMixin):
+    """One layer's keys and values, (rows, slots, heads, dim): a token's numbers lie together, so writing is one copy."""
+
+    def __init__(self, keys: Tensor, values: Tensor, step: _Step) -> None:
+        super().__init__()
+        self.keys, self.values, self.step = keys, values, step
+        self._flat_keys, self._flat_values = keys.flatten(0, 1), values.flatten(0, 1)
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the storage exists from the start."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Store the new tokens, (r, heads, w, dim), and return all that may be attended to, (r, heads, reach, dim)."""
+        step, keys, values = self.step, self.keys, self.values
+        new_keys, new_values = key_states.transpose(1, 2), value_states.transpose(1, 2)
+        if step.start is not None:
+            width = new_keys.shape[1]
+            keys.narrow(1, step.start, width).copy_(new_keys)
+            values.narrow(1, step.start, width).copy_(new_values)
+        else:
+            self._flat_keys.index_copy_(0, step.slots, new_keys.flatten(0, 1))
+            self._flat_values.index_copy_(0, step.slots, new_values.flatten(0, 1))
+        if step.fresh:
+            return key_states, value_states
+        keys, values = keys.narrow(1, 0, step.reach), values.narrow(1, 0, step.reach)
+        if step.rows is not None:
+            keys, values = keys.index_select(0, step.rows), values.index_select(0, step.rows)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.step.reach, 0
+
+    def get_seq_length(self) -> int:
+        return self.step.reach
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[1]
+
+    get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
+
+
+class _PromptMemory:
+    """Keys and values of prompts seen before, least recently used out first; bounded in number and in bytes."""
+
+    def __init__(self, prompts: int) -> None:
+        self._limit = prompts
+        self._entries: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: bytes) -> tuple[Tensor, Tensor] | None:
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: bytes, entry: tuple[Tensor, Tensor]) -> None:
+        self._entries[key] = entry
+        self._bytes += _nbytes(entry)
+        while len(self._entries) > self._limit or self._bytes > PROMPT_BYTES:
+            self._bytes -= _nbytes(self._entries.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+
+
+def _nbytes(entry: tuple[Tensor, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in entry)
+
+
+class Session:
+    """Rows of text, each with its own length, over one KV cache of an unmodified causal model.
+
+    Args:
+        model: a decoder-only model in evaluation mode whose layers keep plain keys and values ("sdpa" or "eager" attention).
+        rows: how many texts.
+        capacity: longest text in tokens, prompt and new tokens together; at most the model's `max_position_embeddings`.
+        prompt_memory: how many prompts' keys and values are remembered (least recently used out first; never more than
+            `PROMPT_BYTES`). Call `forget_prompts` when the model's weights change.
+
+    Attributes:
+        lengths: (rows,) int64 on the host, cached tokens per row. Read it, and copy it to keep it: it changes in place.
+        capacity, rows, hidden_size, vocabulary: sizes; `vocabulary` is the number of rows of the model's embedding.
+
+    Tensors that come back are inference tensors on the model's device: clone one before changing it in place.
+    On construction, once per model, a three-token text is compared with the model's own forward pass.
+
+    Raises:
+        ValueError: a model that can't be run this way (encoder-decoder, state-space, sliding window shorter than
+            `capacity`, no head, training mode), or sizes out of range.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int, capacity: int, prompt_memory: int = 20_000) -> None:
+        for name, value, least in (("rows", rows, 1), ("capacity", capacity, 1), ("prompt_memory", prompt_memory, 0)):
+            if value < least:
+                raise ValueError(f"Expect `{name}` to be at least {least}, actually: {value}.")
+        anatomy = examine(model)
+        anatomy.check_capacity(capacity)
+        self.rows, self.capacity = rows, capacity
+        self.hidden_size, self.vocabulary = anatomy.hidden_size, anatomy.vocabulary
+        self.lengths = np.zeros(rows, dtype=np.int64)
+        self._anatomy, self._device = anatomy, anatomy.device
+        self._prompts = _PromptMemory(prompt_memory)
+        self._step = _Step()
+        self._stride = capacity + 1  # one spare slot takes what rows write that have nothing to write
+        self._offsets = np.arange(rows) * self._stride  # a row's first place in the flattened store
+        self._places = np.arange(capacity)
+        with torch.inference_mode():
+            shape = (anatomy.layers, 2, rows, self._stride, anatomy.kv_heads, anatomy.head_dim)
+            self._store = torch.zeros(shape, dtype=anatomy.dtype, device=self._device)
+            self._columns = torch.arange(self._stride, device=self._device)
+            self._open = torch.zeros((), dtype=anatomy.dtype, device=self._device)
+            self._shut = torch.full_like(self._open, torch.finfo(anatomy.dtype).min)
+        self._cache = Cache(layers=[_RaggedLayer(keys, values, self._step) for keys, values in self._store])
+        if not anatomy.proven:
+            self._prove(anatomy)
+
+    # ---- the four verbs -------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def reset(self, rows: np.ndarray, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Begin `rows` anew with `prompts` and return (r, hidden), the final hidden state at each prompt's last token.
+
+        Prompts seen before come from memory; new ones are read in one right-padded pass, each once.
+
+        Raises:
+            ValueError: an empty prompt, one longer than `capacity`, a token id outside the model's vocabulary.
+        """
+        rows = self._checked_rows(rows)
+        if len(rows) != len(prompts):
+            raise ValueError(f"Expect one prompt per row, actually: {len(rows)} rows and {len(prompts)} prompts.")
+        texts = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
+        keys = [text.tobytes() for text in texts]
+        entries: dict[bytes, tuple[Tensor, Tensor]] = {}
+        fresh: dict[bytes, int] = {}  # prompt -> the first place that wants it
+        for place, key in enumerate(keys):
+            if key in entries or key in fresh:
+                continue
+            entry = self._prompts.get(key)
+            if entry is None:
+                self._check_prompt(texts[place])
+                fresh[key] = place
+            else:
+                entries[key] = entry
+        self._prefill(rows, texts, list(fresh.items()), entries)
+        for place, (row, key) in enumerate(zip(rows.tolist(), keys, strict=True)):
+            if fresh.get(key) != place:
+                stored = entries[key][0]
+                self._store[:, :, row, : stored.shape[2]].copy_(stored)
+            self.lengths[row] = len(texts[place])
+        return torch.stack([entries[key][1] for key in keys]) if keys else self._nothing(0)
+
+    @torch.inference_mode()
+    def append(self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None = None) -> Tensor:
+        """Write `tokens` at the end of `rows` and return the final hidden states, (r, w, hidden).
+
+        Args:
+            rows: (r,) different rows in any order; None for all rows in order.
+            tokens: (r, w) token ids.
+            counts: (r,) how many of the w are real, from the left; None for all. A row with 0 stays as it is. Hidden
+                states past a row's count are undefined.
+
+        Raises:
+            ValueError: shapes that don't fit, token ids out of range, a text that would be longer than `capacity`.
+        """
+        rows, tokens, counts = self._checked_append(rows, tokens, counts)
+        if rows is None and counts is None and tokens.size:
+            start = int(self.lengths[0])
+            if (self.lengths == start).all():
+                return self._append_in_step(start, tokens)
+            return self._append_ragged(None, tokens, None)
+        width = tokens.shape[1]
+        asked = np.arange(self.rows) if rows is None else rows
+        counts = np.full(len(asked), width) if counts is None else counts
+        if not counts.any():
+            return self._nothing(len(asked), width)
+        full_width, width = width, int(counts.max())
+        active = np.flatnonzero(counts)
+        if not self._gathering_pays(len(active), width, int(self.lengths.max()) + width):
+            all_tokens, all_counts = np.zeros((self.rows, width), dtype=np.int64), np.zeros(self.rows, dtype=np.int64)
+            all_tokens[asked], all_counts[asked] = tokens[:, :width], counts
+            hidden = self._append_ragged(None, all_tokens, all_counts)
+            if rows is not None:
+                hidden = hidden.index_select(0, self._to_device(rows))
+        else:
+            hidden = self._append_ragged(asked[active], tokens[active, :width], counts[active])
+            if len(active) < len(asked):
+                spread = self._nothing(len(asked), width)
+                hidden = spread.index_copy_(0, self._to_device(active), hidden)
+        if width < full_width:
+            hidden = torch.cat((hidden, self._nothing(len(asked), full_width - width)), dim=1)
+        return hidden
+
+    def rewind(self, rows: np.ndarray, lengths: np.ndarray) -> None:
+        """Forget all but the first `lengths` tokens of `rows`, both (r,).
+
+        Raises:
+            ValueError: a length below 0 or beyond what the row holds.
+        """
+        rows, lengths = self._checked_rows(rows), np.asarray(lengths, dtype=np.int64)
+        if lengths.shape != rows.shape or (lengths < 0).any() or (lengths > self.lengths[rows]).any():
+            raise ValueError(
+                f"Expect `lengths` between 0 and what the rows hold ({self.lengths[rows].tolist()}), one per row, "
+                f"actually: {lengths.tolist()}. A row can only be shortened; use `append` to lengthen it."
+            )
+        self.lengths[rows] = lengths
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The model's output head on final hidden states, (..., hidden) -> (..., vocabulary), float32."""
+        return self._anatomy.logits(hidden).float()
+
+    def forget_prompts(self) -> None:
+        """Drop the remembered prompts, as needed when the model's weights have changed."""
+        self._prompts.clear()
+
+    # ---- forward passes -------------------------------------------------------------------------------------------
+
+    def _append_in_step(self, start: int, tokens: np.ndarray) -> Tensor:
+        """All rows, one common length: slices instead of indices, one mask for all. tokens (rows, w)."""
+        width = tokens.shape[1]
+        step = self._step
+        step.start, step.slots, step.rows, step.reach, step.fresh = start, None, None, start + width, False
+        positions = self._columns[start : start + width].unsqueeze(0)
+        hidden = self._forward(self._to_device(tokens), positions)
+        self.lengths += width
+        return hidden
+
+    def _append_ragged(self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None) -> Tensor:
+        """Rows with their own lengths. rows (r,) or None for all, tokens (r, w), counts (r,), w the largest, or None."""
+        r, width = tokens.shape
+        size = r * width
+        lengths, offsets = self.lengths, self._offsets
+        if rows is not None:
+            lengths, offsets = lengths[rows], offsets[rows]
+        ends = lengths + (width if counts is None else counts)
+        packed = np.empty(3 * size + r, dtype=np.int64)  # one copy to the device: tokens, positions, slots, rows
+        blocks = packed[: 3 * size].reshape(3, r, width)
+        blocks[0] = tokens
+        positions = np.add(lengths[:, None], self._places[:width], out=blocks[1])
+        if counts is not None:  # what lies past a row's count goes where no text is
+            blocks[0][self._places[:width] >= counts[:, None]] = 0
+            np.minimum(positions, self.capacity, out=positions)
+        np.add(positions, offsets[:, None], out=blocks[2])
+        np.minimum(positions, self.capacity - 1, out=positions)
+        if rows is not None:
+            packed[3 * size :] = rows
+        device = self._to_device(packed)
+        step = self._step
+        step.start, step.reach, step.fresh = None, int(ends.max()), False
+        step.slots = device[2 * size : 3 * size]
+        step.rows = None if rows is None else device[3 * size :]
+        hidden = self._forward(device[:size].view(r, width), device[size : 2 * size].view(r, width))
+        if rows is None:
+            self.lengths[:] = ends
+        else:
+            self.lengths[rows] = ends
+        return hidden
+
+    def _gathering_pays(self, active: int, width: int, reach: int) -> bool:
+        """Whether copying the keys and values of `active` rows is cheaper than letting the other rows run along idle."""
+        hidden, stored = self.hidden_size, self._anatomy.kv_heads * self._anatomy.head_dim
+        one_row = width * (12 * hidden * hidden + 2 * reach * hidden)  # multiply-adds of one layer
+        return active * (one_row + 2 * MOVE_COST * reach * stored) < self.rows * one_row
+
+    def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """One pass of the base model. tokens (r, w), positions (r, w) or (1, w) -> (r, w, hidden)."""
+        hides = self._columns[: self._step.reach] > positions[:, None, :, None]  # (r or 1, 1, w, reach)
+        mask = torch.where(hides, self._shut, self._open)
+        return self._anatomy.hidden(tokens, mask, positions, self._cache)
+
+    def _prefill(
+        self,
+        rows: np.ndarray,
+        texts: list[np.ndarray],
+        fresh: list[tuple[bytes, int]],
+        entries: dict[bytes, tuple[Tensor, Tensor]],
+    ) -> None:
+        """Read the prompts named in `fresh` (key, place) into their rows and add what they leave to `entries`."""
+        fresh = sorted(fresh, key=lambda item: len(texts[item[1]]))
+        while fresh:
+            chunk = max(1, PREFILL_TOKENS // len(texts[fresh[-1][1]]))
+            batch, fresh = fresh[-chunk:], fresh[:-chunk]
+            lengths = np.array([len(texts[place]) for _, place in batch])
+            where, width, r = rows[[place for _, place in batch]], int(lengths.max()), len(batch)
+            packed = np.zeros((2 * r * width + r,), dtype=np.int64)  # tokens, slots, index of the last token
+            for i, (_, place) in enumerate(batch):
+                packed[i * width : i * width + lengths[i]] = texts[place]
+            packed[r * width : 2 * r * width] = (where[:, None] * self._stride + np.arange(width)).reshape(-1)
+            packed[2 * r * width :] = np.arange(r) * width + lengths - 1
+            device = self._to_device(packed)
+            step = self._step
+            step.start, step.rows, step.reach, step.fresh = None, None, width, True
+            step.slots = device[r * width : 2 * r * width]
+            hidden = self._forward(device[: r * width].view(r, width), self._columns[:width].unsqueeze(0))
+            last = hidden.flatten(0, 1).index_select(0, device[2 * r * width :])  # (r, hidden)
+            for i, (key, place) in enumerate(batch):
+                entry = (self._store[:, :, rows[place], : lengths[i]].clone(), last[i].clone())
+                entries[key] = entry
+                self._prompts.put(key, entry)
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor if self._device.type == "cpu" else tensor.to(self._device, non_blocking=True)
+
+    def _nothing(self, *shape: int) -> Tensor:
+        return torch.zeros((*shape, self.hidden_size), dtype=self._anatomy.dtype, device=self._device)
+
+    # ---- checks ---------------------------------------------------------------------------------------------------
+
+    def _checked_rows(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= self.rows)):
+            raise ValueError(f"Expect `rows` to be a vector of numbers below {self.rows}, actually: {rows.tolist()}.")
+        if np.count_nonzero(np.bincount(rows)) < len(rows):
+            raise ValueError(f"Expect each row at most once, actually: {rows.tolist()}.")
+        return rows
+
+    def _check_prompt(self, text: np.ndarray) -> None:
+        if text.ndim != 1 or not 1 <= len(text) <= self.capacity:
+            raise ValueError(
+                f"Expect a prompt of 1 to {self.capacity} tokens (the session's capacity), actually: {text.size}. "
+                "Shorten the prompt, or open the session with a larger capacity."
+            )
+        self._check_tokens(text)
+
+    def _check_tokens(self, tokens: np.ndarray) -> None:
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= self.vocabulary):
+            raise ValueError(
+                f"Expect token ids from 0 to {self.vocabulary - 1}, actually: {tokens.min()} to {tokens.max()}. "
+                "Use the tokenizer that belongs to this model."
+            )
+
+    def _checked_append(
+        self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None
+    ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
+        rows = None if rows is None else self._checked_rows(rows)
+        tokens = np.asarray(tokens, dtype=np.int64)
+        r = self.rows if rows is None else len(rows)
+        if tokens.ndim != 2 or len(tokens) != r:
+            raise ValueError(f"Expect `tokens` of shape ({r}, w), actually: {tokens.shape}.")
+        width = tokens.shape[1]
+        if counts is None:
+            self._check_tokens(tokens)
+            longest = int((self.lengths if rows is None else self.lengths[rows]).max(initial=0)) + width
+        else:
+            counts = np.asarray(counts, dtype=np.int64)
+            if counts.shape != (r,) or (r and (counts.min() < 0 or counts.max() > width)):
+                raise ValueError(f"Expect `counts` of shape ({r},) from 0 to {width}, actually: {counts.tolist()}.")
+            self._check_tokens(tokens[np.arange(width) < counts[:, None]])
+            lengths = self.lengths if rows is None else self.lengths[rows]
+            longest = int((lengths + counts).max(initial=0))
+        if longest > self.capacity:
+            raise ValueError(
+                f"Expect texts of at most {self.capacity} tokens (the session's capacity), actually: {longest} after "
+                "this append. Open the session with a larger capacity, or end the text earlier."
+            )
+        return rows, tokens, counts
+
+    def _prove(self, anatomy: Anatomy) -> None:
+        """Write a short text in two pieces and compare with the model's own forward pass of it."""
+        width = min(3, self.capacity)
+        text = np.arange(3)[None, :width] % self.vocabulary
+        row = np.zeros(1, dtype=np.int64)
+        pieces = [self.append(row, piece) for piece in (text[:, :1], text[:, 1:]) if piece.size]
+        anatomy.prove(torch.cat(pieces, dim=1))
+        self.lengths[:] = 0

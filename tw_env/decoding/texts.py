@@ -1,0 +1,245 @@
+"""The texts of many rows, and what the student and the teacher say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tw_env.decoding import distributions
+from tw_env.decoding.loading import Pair
+from tw_env.decoding.session import Session
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass
+class Reader:
+    """One model over the rows' texts; it catches up with what was written only when it is asked."""
+
+    session: Session
+    prompt_unread: BoolArray  # (rows,)
+    last: Tensor  # (rows, hidden) final hidden state of the last token read
+
+
+@dataclass
+class Caught:
+    """What a model saw while it caught up with r rows."""
+
+    hidden: Tensor | None  # (r, w, hidden) after each token of the text that was new to it
+    counts: IntArray  # (r,) how many of the w are real
+    fresh: BoolArray  # (r,) whether the prompt was new to it, too
+    prompts: Tensor | None  # (fresh rows, hidden) after the last token of those prompts
+
+
+class LiveTexts:
+    """Rows of text that both models read on demand.
+
+    At every place j of a row's text the student proposes a token (`look`) and the teacher, once it has read that
+    far (`read`), has its own choice and a score for the proposal. Both are kept as arrays over (rows, places), so
+    that a game can look back; what lies behind a `rewind` is overwritten.
+
+    Attributes:
+        tokens, length: (rows, places) the written token ids and (rows,) how many count.
+        proposal, surprise: (rows, places) the student's token at each place and its -log p_S.
+        best, best_logprob: (rows, places) the teacher's choice there and its log p_T.
+        score: (rows, places) log p_T of the student's proposal. kl: KL(p_S || p_T), if it is asked for.
+        view: (rows, 1 + features) what the student showed last: its token, then `observations.student_features`.
+        hidden: (rows, size) the student's last hidden state, if it is asked for.
+        teacher_tokens: tokens that the teacher has processed so far, scoring included.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        rows: int,
+        longest_prompt: int,
+        max_new_tokens: int,
+        *,
+        sampling: bool = False,
+        top_k: int = 5,
+        hidden: bool = False,
+        kl: bool = False,
+    ) -> None:
+        self.pair, self.rows, self.sampling, self.top_k, self.with_kl = pair, rows, sampling, top_k, kl
+        self.places = places = max_new_tokens + 1
+        capacity = longest_prompt + max_new_tokens
+        self._student = self._reader(pair.student, capacity)
+        self._teacher = self._reader(pair.teacher, capacity)
+        self._prompts: list[Sequence[int]] = [()] * rows
+        self.prompt_length = np.zeros(rows, np.int64)
+        self.tokens = np.zeros((rows, places), np.int64)
+        self.length = np.zeros(rows, np.int64)
+        self.proposal = np.zeros((rows, places), np.int64)
+        self.surprise = np.zeros((rows, places))
+        self.best = np.zeros((rows, places), np.int64)
+        self.best_logprob = np.zeros((rows, places))
+        self.score = np.zeros((rows, places))
+        self.kl = np.zeros((rows, places))
+        self.view = np.zeros((rows, 1 + distributions.width(top_k)), np.float32)
+        self.hidden = np.zeros((rows, pair.student.config.hidden_size if hidden else 0), np.float32)
+        self.teacher_tokens = 0
+        self._all = np.arange(rows)
+        if sampling:  # acceptance and its residual need whole distributions
+            shape, device = (rows, places, pair.vocabulary), pair.student.device
+            self._student_logprobs = torch.zeros(shape, device=device)
+            self._teacher_logprobs = torch.zeros(shape, device=device)
+
+    def _reader(self, model: torch.nn.Module, capacity: int) -> Reader:
+        session = Session(model, self.rows, capacity)
+        last = torch.zeros(self.rows, model.config.hidden_size, device=model.device, dtype=model.dtype)
+        return Reader(session, np.ones(self.rows, bool), last)
+
+    # ---- writing ---------------------------------------------------------------------------------------------
+
+    def reset(self, rows: IntArray, prompts: Sequence[Sequence[int]]) -> None:
+        """Start new texts; nothing is computed yet."""
+        for row, prompt in zip(rows, prompts, strict=True):
+            self._prompts[row] = prompt
+            self.prompt_length[row] = len(prompt)
+        self.length[rows] = 0
+        self._forget(rows)
+
+    def _forget(self, rows: IntArray) -> None:
+        for reader in (self._student, self._teacher):
+            reader.prompt_unread[rows] = True
+
+    def write(self, tokens: IntArray, continues: BoolArray) -> None:
+        """Append one token (rows,) to every row; rows that do not continue are never looked at again."""
+        self.tokens[self._all, self.length] = tokens
+        self.length += 1
+
+    def rewind(self, rows: IntArray, lengths: IntArray) -> None:
+        """Keep only the first `lengths` tokens of these rows."""
+        self.length[rows] = lengths
+        for reader in (self._student, self._teacher):
+            read = ~reader.prompt_unread[rows]
+            kept = rows[read]
+            ends = self.prompt_length[kept] + lengths[read]
+            reader.session.rewind(kept, np.minimum(reader.session.lengths[kept], ends))
+
+    # ---- reading ---------------------------------------------------------------------------------------------
+
+    def _catch_up(self, reader: Reader, rows: IntArray | None) -> Caught:
+        """Feed a model what it has not read of these rows (None: all)."""
+        selected = self._all if rows is None else rows
+        fresh, prompts = reader.prompt_unread[selected], None
+        if fresh.any():
+            stale = selected[fresh]
+            prompts = reader.session.reset(stale, [self._prompts[row] for row in stale])
+            reader.last[torch.from_numpy(stale)] = prompts
+            reader.prompt_unread[stale] = False
+        first = reader.session.lengths[selected] - self.prompt_length[selected]  # text tokens read before
+        counts = self.length[selected] - first
+        width = int(counts.max(initial=0))
+        if width == 0:
+            return Caught(None, counts, fresh, prompts)
+        if width == 1:
+            tokens = self.tokens[selected, np.minimum(first, self.places - 1)][:, None]
+        else:
+            places = np.minimum(first[:, None] + np.arange(width), self.places - 1)
+            tokens = self.tokens[selected[:, None], places]
+        whole = int(counts.min()) == width
+        hidden = reader.session.append(rows, tokens, None if whole else counts)
+        if whole and rows is None:
+            reader.last = hidden[:, -1]
+        else:
+            read = np.flatnonzero(counts)
+            reader.last[torch.from_numpy(selected[read])] = hidden[
+                torch.from_numpy(read), torch.from_numpy(counts[read] - 1)
+            ]
+        return Caught(hidden, counts, fresh, prompts)
+
+    @torch.inference_mode()
+    def look(self, rows: IntArray | None = None, uniforms: FloatArray | None = None) -> None:
+        """Let the student propose the next token of these rows (None: all).
+
+        Args:
+            uniforms: (r,) numbers in [0, 1) for the inverse CDF; sampling only.
+        """
+        self._catch_up(self._student, rows)
+        last = self._student.last if rows is None else self._student.last[torch.from_numpy(rows)]
+        logits = self._student.session.logits(last)[:, : self.pair.vocabulary]
+        view, logprobs = distributions.student_view(logits, self.top_k, uniforms)
+        selected = self._all if rows is None else rows
+        length = self.length[selected]
+        if self.sampling:
+            self._student_logprobs[torch.from_numpy(selected), torch.from_numpy(length)] = logprobs.float()
+        self._show(selected, view.cpu().numpy())
+        if self.hidden.shape[1]:
+            self.hidden[selected] = last.float().cpu().numpy()
+
+    def _show(self, rows: IntArray, view: NDArray[np.floating]) -> None:
+        self.view[rows] = view
+        at = (rows, self.length[rows])
+        self.proposal[at] = view[:, 0]
+        self.surprise[at] = view[:, -1]
+
+    @torch.inference_mode()
+    def read(self, rows: IntArray | None = None) -> None:
+        """Let the teacher read these rows (None: all) to their ends and judge the proposals on the way."""
+        caught = self._catch_up(self._teacher, rows)
+        selected = self._all if rows is None else rows
+        fresh, counts = caught.fresh, caught.counts
+        self.teacher_tokens += int(counts.sum()) + int(self.prompt_length[selected[fresh]].sum())
+        # New places: the one behind a prompt just read (column 0), then one for each token just read.
+        new = np.arange(1 + int(counts.max(initial=0))) <= counts[:, None]  # (r, columns)
+        new[:, 0] = fresh
+        which, column = np.nonzero(new)
+        if not which.size:
+            return
+        owner = selected[which]
+        place = self.length[owner] - counts[which] + column
+        logits = self._teacher.session.logits(_states(caught, which, column))
+        logprobs = logits[:, : self.pair.vocabulary].log_softmax(-1)  # (m, vocab)
+        proposal = torch.from_numpy(self.proposal[owner, place]).to(logprobs.device)
+        judged = distributions.teacher_view(logprobs, proposal).cpu().numpy()
+        self.best[owner, place] = judged[:, 0]
+        self.best_logprob[owner, place] = judged[:, 1]
+        self.score[owner, place] = judged[:, 2]
+        if self.sampling:
+            at = (torch.from_numpy(owner), torch.from_numpy(place))
+            self._teacher_logprobs[at] = logprobs.float()
+            if self.with_kl:
+                divergence = distributions.kl(self._student_logprobs[at], self._teacher_logprobs[at])
+                self.kl[owner, place] = divergence.cpu().numpy()
+
+    # ---- sampling --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def draw(self, rows: IntArray, places: IntArray, uniforms: FloatArray, residual: BoolArray) -> IntArray:
+        """(r,) tokens from the teacher's distribution at these places; sampling only.
+
+        Where `residual` holds, from max(p_T - p_S, 0) normalised: what speculative sampling draws from after a
+        rejection (Leviathan et al. 2023, arXiv 2211.17192, Algorithm 1).
+        """
+        at = (torch.from_numpy(rows), torch.from_numpy(places))
+        teacher, student = self._teacher_logprobs[at].double().exp(), self._student_logprobs[at].double().exp()
+        rest = (teacher - student).clamp(min=0.0)
+        use = torch.from_numpy(residual).to(rest.device) & (rest.sum(-1) > 0)
+        weights = torch.where(use[:, None], rest, teacher)
+        return distributions.inverse_cdf(weights, uniforms).cpu().numpy()
+
+
+def _states(caught: Caught, which: IntArray, column: IntArray) -> Tensor:
+    """(m, hidden) states behind places: row `which` of those caught up, column 0 behind its prompt."""
+    hidden, prompts = caught.hidden, caught.prompts
+    if hidden is not None and prompts is None and hidden.shape[1] == 1 and len(which) == len(hidden):
+        return hidden[:, 0]
+    parts, order = [], []
+    behind_prompt, behind_token = np.flatnonzero(column == 0), np.flatnonzero(column)
+    if prompts is not None:
+        nth = np.cumsum(caught.fresh) - 1
+        parts.append(prompts[torch.from_numpy(nth[which[behind_prompt]])])
+        order.append(behind_prompt)
+    if hidden is not None and behind_token.size:
+        at = (torch.from_numpy(which[behind_token]), torch.from_numpy(column[behind_token] - 1))
+        parts.append(hidden[at])
+        order.append(behind_token)
+    return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(order)))]

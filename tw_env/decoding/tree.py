@@ -1,0 +1,205 @@
+"""Remembered prefixes: a frozen greedy pair decodes each prefix once, then a step is a look-up.
+
+From any prefix a greedy game goes on in at most two ways: with the student's choice or with the teacher's. So the
+prefixes of a prompt form a binary tree, and a node holds all that both models say about its prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tw_env.decoding import distributions
+from tw_env.decoding.loading import Pair
+from tw_env.decoding.texts import BoolArray, FloatArray, IntArray, LiveTexts
+
+NODES = 1_000_000  # default bound on remembered prefixes: about 75 MB, and 4 bytes per node and hidden unit more
+STUDENT, TEACHER = 0, 1  # the two ways on from a node, and whose findings are there
+
+
+class Memory:
+    """The tree over all prompts, as arrays that grow up to `nodes` entries; when full, everything is forgotten.
+
+    Attributes:
+        view: (nodes, 1 + features) see `LiveTexts.view`. hidden: (nodes, size) the student's hidden state.
+        teacher: (nodes, 3) the teacher's choice, its log p_T, and log p_T of the student's choice.
+        child: (nodes, 2) the prefix that follows the student's choice, and the teacher's where it differs; -1 unknown.
+        known: (nodes, 2) whether the student, and the teacher, have been here.
+        generation: how often everything was forgotten; node numbers of an older generation mean nothing.
+    """
+
+    def __init__(self, features: int, hidden: int, nodes: int = NODES) -> None:
+        if nodes < 1:
+            raise ValueError(f"Expected a memory of at least one prefix, got nodes={nodes}.")
+        self.nodes, self.generation, self.size = nodes, 0, 0
+        self._widths = (1 + features, hidden)
+        self._allocate(min(nodes, 4096))
+        self.roots: dict[tuple[int, ...], int] = {}
+
+    def _allocate(self, room: int) -> None:
+        features, hidden = self._widths
+        self.view = np.zeros((room, features), np.float32)
+        self.hidden = np.zeros((room, hidden), np.float32)
+        self.teacher = np.zeros((room, 3), np.float32)
+        self.child = np.full((room, 2), -1, np.int32)
+        self.known = np.zeros((room, 2), bool)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held by the arrays now (prompts not counted)."""
+        return sum(a.nbytes for a in (self.view, self.hidden, self.teacher, self.child, self.known))
+
+    def clear(self) -> None:
+        self.generation += 1
+        self.size = 0
+        self.roots.clear()
+        self._allocate(min(self.nodes, 4096))
+
+    def add(self, count: int) -> IntArray:
+        """Numbers of `count` new nodes. Forgets everything first if they would not fit."""
+        if self.size + count > self.nodes:
+            self.clear()
+        need = self.size + count
+        if need > len(self.known):
+            more = min(self.nodes, max(need, 2 * len(self.known))) - len(self.known)
+            for name, fill in (("view", 0), ("hidden", 0), ("teacher", 0), ("child", -1), ("known", 0)):
+                array = getattr(self, name)
+                tail = np.full((more, *array.shape[1:]), fill, array.dtype)
+                setattr(self, name, np.concatenate([array, tail]))
+        self.size = need
+        return np.arange(need - count, need)
+
+    def root(self, prompt: tuple[int, ...]) -> int:
+        if prompt not in self.roots:
+            node = int(self.add(1)[0])  # may forget all roots
+            self.roots[prompt] = node
+        return self.roots[prompt]
+
+
+_memories: WeakKeyDictionary[Pair, dict[tuple[int, int, int], Memory]] = WeakKeyDictionary()
+
+
+def shared_memory(pair: Pair, top_k: int, hidden: int, nodes: int) -> Memory:
+    """The process's one memory for this pair and this width of view: training and evaluation fill the same tree."""
+    of_pair = _memories.setdefault(pair, {})
+    key = (top_k, hidden, nodes)
+    if key not in of_pair:
+        of_pair[key] = Memory(distributions.width(top_k), hidden, nodes)
+    return of_pair[key]
+
+
+class RememberedTexts(LiveTexts):
+    """`LiveTexts` of a greedy game that asks the models only about prefixes never seen before."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        rows: int,
+        longest_prompt: int,
+        max_new_tokens: int,
+        *,
+        memory: Memory | None = None,
+        nodes: int = NODES,
+        top_k: int = 5,
+        hidden: bool = False,
+    ) -> None:
+        super().__init__(pair, rows, longest_prompt, max_new_tokens, top_k=top_k, hidden=hidden)
+        need = 2 * rows * self.places
+        if (nodes if memory is None else memory.nodes) < need:
+            raise ValueError(
+                f"Expected room for at least {need} prefixes with {rows} rows of {max_new_tokens} new tokens, "
+                f"got nodes={nodes}: give more, or remember nothing (remember=0)."
+            )
+        self.memory = memory or shared_memory(pair, top_k, self.hidden.shape[1], nodes)
+        self._path = np.zeros((rows, self.places), np.int64)  # the node at each place of each row
+        self._judged = np.zeros(rows, np.int64)  # places whose judgement already stands in this row's arrays
+        self._generation = self.memory.generation
+
+    def reset(self, rows: IntArray, prompts: Sequence[Sequence[int]]) -> None:
+        super().reset(rows, prompts)
+        self._judged[rows] = 0
+        self._path[rows, 0] = [self.memory.root(tuple(prompt)) for prompt in prompts]
+        self._check_generation()
+
+    def rewind(self, rows: IntArray, lengths: IntArray) -> None:
+        super().rewind(rows, lengths)
+        self._judged[rows] = np.minimum(self._judged[rows], lengths + 1)
+
+    def write(self, tokens: IntArray, continues: BoolArray) -> None:
+        super().write(tokens, continues)
+        rows = self._all if continues.all() else np.flatnonzero(continues)
+        self._step(rows, self.length[rows])
+        self._check_generation()
+
+    def _step(self, rows: IntArray, length: IntArray) -> None:
+        """Find the nodes of these rows at place `length`, one token behind nodes that are known."""
+        place = length - 1
+        way = (self.tokens[rows, place] != self.proposal[rows, place]).astype(np.int64)  # STUDENT or TEACHER
+        parent = self._path[rows, place]
+        node = self.memory.child[parent, way].astype(np.int64)
+        missing = np.flatnonzero(node < 0)
+        if missing.size:
+            edges, inverse = np.unique(2 * parent[missing] + way[missing], return_inverse=True)
+            generation = self.memory.generation
+            added = self.memory.add(len(edges))
+            node[missing] = added[inverse]
+            if generation == self.memory.generation:
+                self.memory.child[edges // 2, edges % 2] = added
+        self._path[rows, length] = node
+
+    def _check_generation(self) -> None:
+        """If everything was forgotten, put the rows' own texts back as new paths; the models read them again."""
+        while self._generation != self.memory.generation:
+            self._generation = self.memory.generation
+            self._forget(self._all)
+            self._judged[:] = 0
+            prompts = [tuple(prompt) for prompt in self._prompts]
+            self._path[:, 0] = [self.memory.root(prompt) for prompt in prompts]
+            for place in range(1, int(self.length.max()) + 1):
+                rows = np.flatnonzero(self.length >= place)
+                self._step(rows, np.full(len(rows), place))
+
+    def look(self, rows: IntArray | None = None, uniforms: FloatArray | None = None) -> None:
+        self._check_generation()
+        selected = self._all if rows is None else rows
+        node = self._path[selected, self.length[selected]]
+        new = ~self.memory.known[node, STUDENT]
+        if new.any():
+            super().look(selected[new])
+            self.memory.view[node[new]] = self.view[selected[new]]
+            self.memory.hidden[node[new]] = self.hidden[selected[new]]
+            self.memory.known[node[new], STUDENT] = True
+        self._show(selected, self.memory.view[node])
+        if self.hidden.shape[1]:
+            self.hidden[selected] = self.memory.hidden[node]
+
+    def read(self, rows: IntArray | None = None) -> None:
+        self._check_generation()
+        selected = self._all if rows is None else rows
+        length, judged = self.length[selected], self._judged[selected]
+        places = np.arange(int(length.max(initial=0)) + 1)
+        which, place = np.nonzero((places >= judged[:, None]) & (places <= length[:, None]))
+        owner = selected[which]
+        node = self._path[owner, place]
+        new = ~self.memory.known[node, TEACHER]
+        if new.any():
+            self._ask_teacher(np.unique(owner[new]))
+        findings = self.memory.teacher[node]
+        self.best[owner, place] = findings[:, 0]
+        self.best_logprob[owner, place] = findings[:, 1]
+        self.score[owner, place] = findings[:, 2]
+        self._judged[selected] = length + 1
+
+    def _ask_teacher(self, rows: IntArray) -> None:
+        """Let the live teacher read these rows anew where it lags behind, and remember all that it said."""
+        super().read(rows)
+        counts = self.length[rows] + 1
+        owner, place = np.repeat(rows, counts), np.concatenate([np.arange(count) for count in counts])
+        node = self._path[owner, place]
+        self.memory.teacher[node, 0] = self.best[owner, place]
+        self.memory.teacher[node, 1] = self.best_logprob[owner, place]
+        self.memory.teacher[node, 2] = self.score[owner, place]
+        self.memory.known[node, TEACHER] = True

@@ -1,0 +1,291 @@
+"""The game's transitions, on arrays of rows: SELF, ASK, VERIFY, settling, ending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tw_env.actions import Action, Writer
+from tw_env.budget import Budget
+from tw_env.costs import CostModel
+from tw_env.decoding.accept import Accept
+from tw_env.decoding.texts import LiveTexts
+from tw_env.observations import Layout
+from tw_env.rewards import Reward
+from tw_env.rules import Constraint
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GameSpec:
+    """What is fixed about a game. `eager`: the teacher scores every row at every step, else only when it must."""
+
+    actions: tuple[Action, ...]
+    accept: Accept
+    reward: Reward
+    costs: CostModel
+    max_new_tokens: int
+    max_steps: int
+    sampling: bool
+    eager: bool
+    hard: bool
+
+    @property
+    def pays_at_once(self) -> bool:
+        """Whether SELF is paid in its own step; else when its token is settled, since it may still be dropped."""
+        return self.eager and Action.VERIFY not in self.actions
+
+
+@dataclass
+class Step:
+    """What a step brought, (rows,) each."""
+
+    reward: FloatArray
+    cost: FloatArray
+    allowance: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+
+
+class Game:
+    """Rows of episodes. The caller resets rows, lets the student look, and steps all rows at once.
+
+    Args:
+        quality: (prompt index, token ids without the end token) -> the task's metric in [0, 1].
+        end_tokens: ids that end a text.
+    """
+
+    def __init__(
+        self,
+        texts: LiveTexts,
+        spec: GameSpec,
+        layout: Layout,
+        quality: Callable[[int, Sequence[int]], float],
+        end_tokens: Sequence[int],
+    ) -> None:
+        rows = texts.rows
+        self.texts, self.spec, self.layout, self._score_text = texts, spec, layout, quality
+        self.rows, self.cap = rows, spec.max_new_tokens
+        self.budget = Budget(rows, self.cap, spec.costs, spec.hard)
+        self.generators: list[np.random.Generator] = []
+        self.prompt = np.zeros(rows, np.int64)
+        self.settled = np.zeros(rows, np.int64)  # the teacher wrote or judged everything before this place
+        self.teacher_read = np.zeros(rows, np.int64)  # tokens in the teacher's cache at batch 1, prompt included
+        self.writer = np.zeros((rows, texts.places), np.int8)
+        self.steps = np.zeros(rows, np.int64)
+        self.quality = np.zeros(rows)
+        self.ended = np.ones(rows, bool)
+        self.dropped = np.zeros(rows, np.int64)  # tokens that the last step took back
+        self._pending_surprise = np.zeros(rows)
+        self._least_sure = np.zeros(rows)
+        self._last_kept = np.ones(rows)
+        self._all = np.arange(rows)
+        self._codes = np.array(spec.actions, np.int64)
+        self._ends = np.zeros(texts.pair.vocabulary, bool)
+        self._ends[list(end_tokens)] = True
+        self._would_end = np.zeros(rows, bool)
+        self._qualities: dict[tuple[int, bytes], float] = {}
+
+    # ---- a round: reset, look, step ----------------------------------------------------------------------------
+
+    def reset(
+        self, rows: IntArray, prompts: IntArray, prompt_ids: Sequence[Sequence[int]], rules: Sequence[Constraint]
+    ) -> None:
+        """Start new episodes in these rows."""
+        self.texts.reset(rows, prompt_ids)
+        self.budget.reset(rows, rules)
+        self.prompt[rows] = prompts
+        for array in (self.settled, self.teacher_read, self.steps, self.quality, self.dropped):
+            array[rows] = 0
+        self._pending_surprise[rows] = self._least_sure[rows] = 0.0
+        self._last_kept[rows] = 1.0
+        self.ended[rows] = False
+
+    def look(self, rows: IntArray | None = None) -> None:
+        """Let the student propose, before the decision; eagerly, let the teacher judge it at once."""
+        selected = self._all if rows is None else rows
+        uniforms = None
+        if self.spec.sampling:
+            uniforms = np.array([self.generators[row].random() for row in selected])
+        self.texts.look(rows, uniforms)
+        length = self.texts.length[selected]
+        self._would_end[selected] = self._ends[self.texts.proposal[selected, length]] | (length == self.cap - 1)
+        if self.spec.eager:
+            self.texts.read(rows)
+
+    def step(self, actions: IntArray) -> Step:
+        """Play one action (rows,) of indices into the action set, in every row."""
+        texts, everyone = self.texts, self._all
+        wanted = self._codes[actions]
+        called = wanted != Action.SELF
+        unread = texts.prompt_length + texts.length - self.teacher_read
+        if self.budget.masked:
+            called &= self.budget.affordable(unread)
+        before = texts.length.copy()
+        token = texts.proposal[everyone, before]
+        surprise = texts.surprise[everyone, before]
+        reward = np.zeros(self.rows)
+        self.dropped[:] = 0
+        final = ~called & self._would_end
+        self._hear(called, final)
+        if self.spec.reward.scored:
+            self._pay_own(reward, called, final, before)
+        if called.any():
+            rows = np.flatnonzero(called)
+            token[rows] = self._call(rows, wanted[rows] == Action.VERIFY, reward)
+        self._pending_surprise = np.where(called, 0.0, self._pending_surprise + surprise)
+        self._least_sure = np.where(called, 0.0, np.maximum(self._least_sure, surprise))
+        place = texts.length.copy()
+        self.writer[everyone, place] = np.where(called, Writer.TEACHER, Writer.STUDENT)
+        terminated = self._ends[token] | (place == self.cap - 1)
+        texts.write(token, ~terminated)
+        cost, allowance = self.budget.charge(called, unread, texts.length - before)
+        self.steps += 1
+        truncated = ~terminated & (self.steps >= self.spec.max_steps)
+        if terminated.any():
+            self._finish(np.flatnonzero(terminated), reward)
+        self.ended = terminated | truncated
+        return Step(reward, cost, allowance, terminated, truncated)
+
+    # ---- what the teacher does ---------------------------------------------------------------------------------
+
+    def _hear(self, called: BoolArray, final: BoolArray) -> None:
+        """Have the teacher read where it is called, or where a text ends that it must score."""
+        if self.spec.eager:
+            return
+        need = called | final if self.spec.reward.scored else called
+        if need.any():
+            self.texts.read(None if need.all() else np.flatnonzero(need))
+
+    def _call(self, rows: IntArray, verify: BoolArray, reward: FloatArray) -> IntArray:
+        """Settle the pending tokens of these rows and return the teacher's next token (r,)."""
+        texts = self.texts
+        start, length = self.settled[rows], texts.length[rows]
+        pending = length - start
+        width = int(pending.max())
+        uniforms = np.zeros((len(rows), width + 1))
+        if self.spec.sampling:
+            for uniform, row, count in zip(uniforms, rows, pending, strict=True):
+                uniform[: count + 1] = self.generators[row].random(count + 1)
+        kept = pending.copy()
+        if width and verify.any():
+            kept[verify] = self._accepted(rows[verify], start[verify], length[verify], uniforms[verify])
+        place = start + kept
+        token = self._teachers_token(rows, place, uniforms[np.arange(len(rows)), kept])
+        if self.spec.reward.scored and width and not self.spec.pays_at_once:
+            self._pay(reward, rows, start, place, verify)
+        if width and verify.any():
+            self._mark_accepted(rows[verify], start[verify], place[verify])
+        back = place < length
+        if back.any():
+            texts.rewind(rows[back], place[back])
+        self.dropped[rows] = length - place
+        self._last_kept[rows] = np.where(pending > 0, kept / np.maximum(pending, 1), 1.0)
+        self.teacher_read[rows] = texts.prompt_length[rows] + place
+        self.settled[rows] = place + 1
+        return token
+
+    def _accepted(self, rows: IntArray, start: IntArray, length: IntArray, uniforms: FloatArray) -> IntArray:
+        """(r,) how many pending tokens from `start` on the teacher keeps."""
+        texts, places = self.texts, self._places(start, length)
+        real = places < length[:, None]
+        at = (rows[:, None], np.minimum(places, texts.places - 1))
+        if self.spec.sampling:
+            fine = self.spec.accept.sampled(
+                texts.best_logprob[at], texts.score[at], texts.surprise[at], uniforms[:, : places.shape[1]]
+            )
+        else:
+            fine = self.spec.accept.greedy(
+                texts.best[at], texts.best_logprob[at], texts.proposal[at], texts.score[at]
+            )
+        return np.cumprod(fine & real, axis=1).sum(axis=1)
+
+    def _teachers_token(self, rows: IntArray, place: IntArray, uniforms: FloatArray) -> IntArray:
+        """(r,) the teacher's token at a place of each row.
+
+        In sampling under exact acceptance the student's proposal there is accepted or replaced by the rejection
+        rule, the place of the look-ahead included. The policy has seen that proposal before it called: a fresh
+        draw would leave the chosen texts biased, while this coupling gives the teacher's distribution whatever
+        the policy looks at.
+        """
+        texts = self.texts
+        if not self.spec.sampling:
+            return texts.best[rows, place]
+        if not self.spec.accept.exact:
+            return texts.draw(rows, place, uniforms, np.zeros(len(rows), bool))
+        ratio = np.exp(np.minimum(texts.score[rows, place] + texts.surprise[rows, place], 0.0))
+        rest = np.clip((uniforms - ratio) / np.maximum(1.0 - ratio, 1e-12), 0.0, 1.0 - 1e-9)
+        drawn = texts.draw(rows, place, rest, np.ones(len(rows), bool))
+        return np.where(uniforms < ratio, texts.proposal[rows, place], drawn)
+
+    def _mark_accepted(self, rows: IntArray, start: IntArray, stop: IntArray) -> None:
+        places = self._places(start, stop)
+        which, column = np.nonzero(places < stop[:, None])
+        self.writer[rows[which], places[which, column]] = Writer.ACCEPTED
+
+    # ---- what tokens are worth ---------------------------------------------------------------------------------
+
+    def _pay_own(self, reward: FloatArray, called: BoolArray, final: BoolArray, length: IntArray) -> None:
+        """Pay SELF tokens: in their own step, or, when the student ends a text, all that are pending with it."""
+        payee = ~called if self.spec.pays_at_once else final
+        if payee.any():
+            rows = np.flatnonzero(payee)
+            start = length[rows] if self.spec.pays_at_once else self.settled[rows]
+            self._pay(reward, rows, start, length[rows] + 1, np.zeros(len(rows), bool))
+
+    def _pay(self, reward: FloatArray, rows: IntArray, start: IntArray, stop: IntArray, accepted: BoolArray) -> None:
+        """Add what the student's tokens at places start..stop-1 are worth."""
+        texts, places = self.texts, self._places(start, stop)
+        at = (rows[:, None], np.minimum(places, texts.places - 1))
+        score, best = texts.score[at], texts.best_logprob[at]
+        worth = self.spec.reward.of_tokens(score, best, texts.surprise[at], texts.kl[at])
+        if accepted.any():
+            worth = np.where(accepted[:, None], self.spec.reward.of_accepted(score, best), worth)
+        reward[rows] += np.where(places < stop[:, None], worth, 0.0).sum(axis=1)
+
+    def _finish(self, rows: IntArray, reward: FloatArray) -> None:
+        """Score final texts by the task's metric."""
+        for row in rows:
+            written = self.texts.tokens[row, : self.texts.length[row]]
+            key = (int(self.prompt[row]), written.tobytes())
+            if key not in self._qualities:
+                if len(self._qualities) >= 500_000:
+                    self._qualities.clear()
+                body = written[:-1] if self._ends[written[-1]] else written
+                self._qualities[key] = self._score_text(key[0], body.tolist())
+            self.quality[row] = self._qualities[key]
+        reward[rows] += self.spec.reward.quality * self.quality[rows]
+
+    @staticmethod
+    def _places(start: IntArray, stop: IntArray) -> IntArray:
+        """(r, w) places from `start` on, as many as the longest range has."""
+        return start[:, None] + np.arange(int((stop - start).max(initial=0)))
+
+    # ---- what is seen ------------------------------------------------------------------------------------------
+
+    def observe(self) -> NDArray[np.float32]:
+        """(rows, size) observations of all rows as they stand; see `Layout.end` for final texts."""
+        length = self.texts.length
+        state: dict[str, NDArray[np.generic]] = {
+            "would_end": self._would_end,
+            "pending": (length - self.settled) / self.cap,
+            "pending_surprise": self._pending_surprise,
+            "least_sure": self._least_sure,
+            "position": length / self.cap,
+            "last_kept": self._last_kept,
+        }
+        return self.layout.observe(self.texts.view, self.texts.hidden, state, self.budget)
+
+    def action_mask(self) -> NDArray[np.int8]:
+        """(rows, actions) 1 where an action can be afforded; a call that can't is played as SELF."""
+        mask = np.ones((self.rows, len(self._codes)), np.int8)
+        if self.budget.masked:
+            unread = self.texts.prompt_length + self.texts.length - self.teacher_read
+            mask[:, 1:] = self.budget.affordable(unread)[:, None]
+        return mask

@@ -1,0 +1,116 @@
+"""What the policy sees: a flat float32 `Box` with named slices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from tw_env.budget import QUANTITIES, Budget
+
+SURE = 20.0  # nats; log-probabilities, surprises and margins are observed within this bound
+HIDDEN_BOUND = 1e3
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A named slice of the observation; `unit` says what its numbers mean."""
+
+    name: str
+    size: int
+    low: float
+    high: float
+    unit: str
+
+
+def features(top_k: int, vocabulary: int, cap: int, hidden: int) -> tuple[Feature, ...]:
+    """The slices in order.
+
+    Args:
+        top_k: how many of the student's log-probabilities are shown.
+        vocabulary: size of the vocabulary. cap: most new tokens of a text.
+        hidden: size of the student's last hidden state, or 0 to leave it out.
+    """
+    entropy = math.log(vocabulary) + 1e-3
+    shown = [
+        Feature("top_logprobs", top_k, -SURE, 0.0, "nats, falling"),
+        Feature("entropy", 1, 0.0, entropy, "nats, of the student's next token"),
+        Feature("margin", 1, 0.0, SURE, "nats between the student's best two tokens"),
+        Feature("surprise", 1, 0.0, SURE, "nats, -log p_S of the token that SELF would write"),
+        Feature("would_end", 1, 0.0, 1.0, "1 if the episode would end with SELF"),
+        Feature("pending", 1, 0.0, 1.0, "pending tokens / cap"),
+        Feature("pending_surprise", 1, 0.0, SURE * cap, "nats, summed over pending tokens"),
+        Feature("least_sure", 1, 0.0, SURE, "nats, the most surprising pending token"),
+        Feature("position", 1, 0.0, 1.0, "written tokens / cap"),
+        Feature("last_kept", 1, 0.0, 1.0, "share of pending tokens that the last call kept; 1 before any"),
+        Feature("quantity", len(QUANTITIES), 0.0, 1.0, "one-hot: " + ", ".join(q.value for q in QUANTITIES)),
+        Feature("limit", 1, 0.0, 1.0, "the limit relative to a call at every token; 1 without a limit"),
+        Feature("left", 1, float(-cap), float(cap), "allowed - spent, in calls"),
+        Feature("ended", 1, 0.0, 1.0, "1 once the text is final"),
+    ]
+    if hidden:
+        shown.append(Feature("hidden", hidden, -HIDDEN_BOUND, HIDDEN_BOUND, "the student's last hidden state"))
+    return tuple(shown)
+
+
+FEATURES = features(top_k=5, vocabulary=512, cap=24, hidden=0)  # as in the default environments
+
+
+class Layout:
+    """Where each feature stands: `layout["entropy"]` is a slice of the last axis."""
+
+    def __init__(self, top_k: int, vocabulary: int, cap: int, hidden: int) -> None:
+        self.arguments = {"top_k": top_k, "vocabulary": vocabulary, "cap": cap, "hidden": hidden}
+        self.features = features(top_k, vocabulary, cap, hidden)
+        self.cap = cap
+        ends = np.cumsum([feature.size for feature in self.features])
+        self.slices = {f.name: slice(int(end) - f.size, int(end)) for f, end in zip(self.features, ends, strict=True)}
+        self.size = int(ends[-1])
+        self._column = {name: where.start for name, where in self.slices.items()}
+        self._student = slice(0, self.slices["surprise"].stop)  # what `LiveTexts.view` holds behind the token
+
+    def __getitem__(self, name: str) -> slice:
+        return self.slices[name]
+
+    def space(self) -> Box:
+        low = np.concatenate([np.full(f.size, f.low, np.float32) for f in self.features])
+        high = np.concatenate([np.full(f.size, f.high, np.float32) for f in self.features])
+        return Box(low, high, dtype=np.float32)
+
+    def observe(
+        self,
+        view: NDArray[np.float32],
+        hidden: NDArray[np.float32],
+        state: dict[str, NDArray[np.generic]],
+        budget: Budget,
+    ) -> NDArray[np.float32]:
+        """(rows, size) observations.
+
+        Args:
+            view: (rows, 1 + student features) see `LiveTexts.view`. hidden: (rows, hidden) or (rows, 0).
+            state: (rows,) arrays by feature name for `would_end` to `last_kept`, in the feature's unit.
+            budget: the rows' rules and accounts.
+        """
+        rows, column = len(view), self._column
+        obs = np.zeros((rows, self.size), np.float32)
+        np.clip(view[:, 1:], -SURE, SURE, out=obs[:, self._student])
+        for name, values in state.items():
+            obs[:, column[name]] = values
+        obs[np.arange(rows), column["quantity"] + budget.quantity] = 1.0
+        obs[:, column["limit"]] = budget.share()
+        obs[:, column["left"]] = budget.left()
+        if hidden.shape[1]:
+            np.clip(hidden, -HIDDEN_BOUND, HIDDEN_BOUND, out=obs[:, self.slices["hidden"]])
+        return obs
+
+    def end(self, obs: NDArray[np.float32]) -> None:
+        """Turn observations into those of a final text, in place: no next token, nothing pending, `ended` set."""
+        obs[:, self._student] = 0.0
+        for name in ("would_end", "pending", "pending_surprise", "least_sure"):
+            obs[:, self._column[name]] = 0.0
+        obs[:, self._column["ended"]] = 1.0
+        if "hidden" in self.slices:
+            obs[:, self.slices["hidden"]] = 0.0

@@ -1,0 +1,45 @@
+"""A cut for every rule: where a score starts to call the teacher."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tw_env.budget import QUANTITIES
+from tw_env.observations import Layout
+
+NEVER, ALWAYS = 1e9, -1e9  # cuts above and below every score
+
+
+@dataclass(frozen=True)
+class CutTable:
+    """One number, or one per limit with straight lines between.
+
+    Attributes:
+        limits: by quantity, the observed limits (`Layout["limit"]`) in rising order.
+        cuts: by quantity, the cut that keeps each of them.
+        default: the cut of quantities without entries.
+    """
+
+    limits: dict[str, list[float]] = field(default_factory=dict)
+    cuts: dict[str, list[float]] = field(default_factory=dict)
+    default: float = NEVER
+
+    def of(self, observations: NDArray[np.float32], layout: Layout) -> NDArray[np.float64]:
+        """(rows,) the cut of each row's rule. In a table, a limit of 0 never calls and no limit always does."""
+        if not self.limits:
+            return np.full(len(observations), self.default)
+        limit = observations[:, layout["limit"].start].astype(np.float64)
+        quantity = observations[:, layout["quantity"]].argmax(axis=1)
+        cut = np.full(len(observations), self.default)
+        for name, limits in self.limits.items():
+            rows = quantity == [q.value for q in QUANTITIES].index(name)
+            cut[rows] = np.interp(limit[rows], limits, self.cuts[name])
+        return np.where(limit <= 0, NEVER, np.where(limit >= 1, ALWAYS, cut))
+
+    def record(self) -> dict[str, Any]:
+        """As plain numbers and words, for a file."""
+        return asdict(self)

@@ -1,0 +1,43 @@
+"""A row of the game as coloured text: who wrote what, what is left, what the last call changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tw_env.actions import Writer
+from tw_env.game import Game
+
+_RESET = "\033[0m"
+_COLOURS = {Writer.STUDENT: "\033[33m", Writer.ACCEPTED: "\033[32m", Writer.TEACHER: "\033[36m"}
+_PENDING = "\033[33;4m"
+LEGEND = " ".join(f"{colour}{writer.name.lower()}{_RESET}" for writer, colour in _COLOURS.items())
+
+
+def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """Each token as the text that it adds, so that joining the pieces gives the decoded whole."""
+    shown, before = [], ""
+    for end in range(1, len(tokens) + 1):
+        whole = tokenizer.decode(tokens[:end])
+        shown.append(whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens[end - 1 : end]))
+        before = whole
+    return shown
+
+
+def render(game: Game, tokenizer: Any, prompts: Sequence[str], row: int) -> str:
+    """Three lines: the prompt, the text with one colour a writer (pending tokens underlined), the account."""
+    length, settled = int(game.texts.length[row]), int(game.settled[row])
+    text = ""
+    for place, piece in enumerate(pieces(tokenizer, game.texts.tokens[row, :length].tolist())):
+        writer = Writer(int(game.writer[row, place]))
+        pending = writer == Writer.STUDENT and place >= settled and not game.ended[row]
+        text += f"{_PENDING if pending else _COLOURS[writer]}{piece}{_RESET}"
+    budget = game.budget
+    account = f"{budget.constraints[row]} | spent {budget.spent[row]:.4g} of {budget.allowed[row]:.4g} allowed"
+    if game.dropped[row]:
+        account += f" | the last call dropped {game.dropped[row]} tokens"
+    elif settled == length and length:
+        account += f" | the last call kept all pending tokens and wrote {pieces(tokenizer, game.texts.tokens[row, :length].tolist())[-1].strip()}"
+    if game.ended[row]:
+        account += f" | quality {game.quality[row]:.3f}"
+    return f"{prompts[int(game.prompt[row])]}\n{text or '(nothing written yet)'}   [{LEGEND}]\n{account}"

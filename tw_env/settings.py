@@ -1,0 +1,239 @@
+"""The arguments of the environments, checked and turned into a game."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tw_env.actions import Action, parse_actions
+from tw_env.costs import CostModel, LatencyTable, Prices
+from tw_env.decoding.accept import parse_accept
+from tw_env.decoding.loading import Pair, load_pair
+from tw_env.decoding.texts import LiveTexts
+from tw_env.decoding.tree import NODES, RememberedTexts
+from tw_env.game import Game, GameSpec
+from tw_env.observations import Layout
+from tw_env.rewards import parse_reward
+from tw_env.rules import Constraint
+from tw_env.schedule import Schedule
+from tw_env.tasks import pronounce
+from tw_env.tasks.pronounce import Pronounce
+from tw_env.tasks.task import Task, check_task
+from tw_env.tasks.text import TextPairs
+
+DEFAULT_RULE = "ask the teacher for at most 10% of the tokens"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every argument of the environments; `tw_env.vector_env` describes the game that they shape.
+
+    Args:
+        task: "pronounce", "text", or any object with the shape of `tw_env.tasks.task.Task`.
+        split: which part of the task's prompts is played; None for all of a text task.
+        limit: only the first so many prompts of the split.
+        student, teacher: folder or hub id of a model; None for the pair that ships with the pronunciation task.
+        data, metric: for "text": JSONL file or `datasets` name, and how outputs are scored.
+        rule: a sentence, a `Constraint`, a list of either (drawn anew for each episode), or "sample" (limits drawn
+            at random).
+        hard: mask calls that the rule can't afford, instead of asking the agent to keep it in expectation.
+        actions: "SELF/ASK", "SELF/VERIFY" or "SELF/ASK/VERIFY".
+        decoding: "greedy" or "sampling" (temperature 1).
+        reward: "quality", "regret", "kl", "expected_kl", or weights by name; None for "regret" when greedy and "kl"
+            when sampling.
+        accept: which pending tokens VERIFY keeps: "exact", "probability:P" or "distance:D".
+        scoring: "eager" (the teacher scores every row at every step), "lazy" (only when called, and at the end), or
+            "auto" (eager for SELF/ASK).
+        latency: a `LatencyTable`, its numbers by name, or a JSON file; None where no rule limits time.
+        prices: `Prices` or its numbers by name; None where no rule limits money.
+        max_new_tokens: cap on new tokens, end token included; None for the task's own.
+        max_episode_steps: truncation; None for as many as take-backs that make progress can need.
+        hidden: show the student's last hidden state in the observation.
+        top_k: how many of the student's log-probabilities are shown.
+        remember: most prefixes to remember (greedy decoding only); 0 decodes everything anew.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "float32", "float64", "bfloat16" or "float16".
+    """
+
+    task: str | Task = "pronounce"
+    split: str | None = "policy"
+    limit: int | None = None
+    student: str | None = None
+    teacher: str | None = None
+    data: str | None = None
+    metric: str = "exact"
+    rule: str | Constraint | Sequence[str | Constraint] = DEFAULT_RULE
+    hard: bool = False
+    actions: str | Sequence[str] = "SELF/ASK"
+    decoding: str = "greedy"
+    reward: str | Mapping[str, float] | None = None
+    accept: str = "exact"
+    scoring: str = "auto"
+    latency: LatencyTable | Mapping[str, float] | str | None = None
+    prices: Prices | Mapping[str, float] | None = None
+    max_new_tokens: int | None = None
+    max_episode_steps: int | None = None
+    hidden: bool = False
+    top_k: int = 5
+    remember: int = NODES
+    device: str = "auto"
+    dtype: str = "float32"
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Settings:
+        """From keyword arguments; unknown names are refused with the list of known ones."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(arguments) - set(known))
+        if unknown:
+            raise TypeError(f"Expected arguments out of {', '.join(known)}; got {', '.join(unknown)}.")
+        return cls(**arguments)
+
+    def __post_init__(self) -> None:
+        _one_of("decoding", self.decoding, ("greedy", "sampling"))
+        _one_of("scoring", self.scoring, ("auto", "eager", "lazy"))
+        for name, least in (("limit", 1), ("max_new_tokens", 1), ("max_episode_steps", 1), ("top_k", 2), ("remember", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"Expected {name} >= {least}, got {value!r}.")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Expected {name} to be one of {', '.join(choices)}; got {value!r}.")
+
+
+def load_task(settings: Settings) -> Task:
+    """The task that the settings name, with its prompts.
+
+    Raises:
+        ValueError: an unknown name, or a task without prompts.
+    """
+    if not isinstance(settings.task, str):
+        return check_task(settings.task)
+    if settings.task == "pronounce":
+        return check_task(Pronounce(split=settings.split or "policy", limit=settings.limit))
+    if settings.task == "text":
+        cap = {} if settings.max_new_tokens is None else {"max_new_tokens": settings.max_new_tokens}
+        split = None if settings.data is None else settings.split
+        return check_task(TextPairs(settings.data, split=split, metric=settings.metric, limit=settings.limit, **cap))
+    raise ValueError(f"Expected task to be 'pronounce', 'text' or a task object, got {settings.task!r}.")
+
+
+def load_models(settings: Settings) -> Pair:
+    """The pair that the settings name; both models or neither must be given."""
+    if (settings.student is None) != (settings.teacher is None):
+        raise ValueError(
+            f"Expected both student and teacher, or neither for the pair that ships; got "
+            f"student={settings.student!r}, teacher={settings.teacher!r}."
+        )
+    student = settings.student or str(pronounce.STUDENT)
+    teacher = settings.teacher or str(pronounce.TEACHER)
+    return load_pair(student, teacher, device=settings.device, dtype=settings.dtype)
+
+
+def encode_prompts(task: Task, pair: Pair, cap: int) -> list[list[int]]:
+    """Token ids of all prompts.
+
+    Raises:
+        ValueError: a prompt without tokens, or one that leaves a model too few positions for `cap` new tokens.
+    """
+    encoded = pair.tokenizer(list(task.prompts)).input_ids
+    ends = set(pair.end_tokens)
+    for index, ids in enumerate(encoded):
+        while len(ids) > 1 and ids[-1] in ends:  # some tokenizers close every text
+            ids.pop()
+        if not ids:
+            raise ValueError(f"Expected prompts of at least one token; prompt {index} has none: {task.prompts[index]!r}.")
+    longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
+    for model in (pair.student, pair.teacher):
+        room = getattr(model.config, "max_position_embeddings", None)
+        if room is not None and len(encoded[longest]) + cap > room:
+            raise ValueError(
+                f"Expected prompt and new tokens within the {room} positions of {model.config.model_type}; prompt "
+                f"{longest} has {len(encoded[longest])} tokens and max_new_tokens is {cap}. Shorten the prompt or the cap."
+            )
+    return encoded
+
+
+@dataclass
+class Setup:
+    """A game that is ready to be played, and what it is played on."""
+
+    game: Game
+    task: Task
+    pair: Pair
+    schedule: Schedule
+
+
+def build(rows: int, settings: Settings) -> Setup:
+    """Load the models and the task, and set up `rows` rows of the game.
+
+    Raises:
+        ValueError: any setting that is out of range, or that doesn't fit another.
+    """
+    if rows < 1:
+        raise ValueError(f"Expected num_envs >= 1, got {rows}.")
+    actions = parse_actions(settings.actions)
+    sampling = settings.decoding == "sampling"
+    reward = parse_reward(settings.reward, settings.decoding)
+    accept = parse_accept(settings.accept)
+    latency = settings.latency
+    costs = CostModel(
+        None if latency is None else LatencyTable.load(dict(latency) if isinstance(latency, Mapping) else latency),
+        None if settings.prices is None else Prices.load(_plain(settings.prices)),
+    )
+    task = load_task(settings)
+    pair = load_models(settings)
+    cap = settings.max_new_tokens or task.max_new_tokens
+    prompts = encode_prompts(task, pair, cap)
+    verify = Action.VERIFY in actions
+    eager = reward.scored and (settings.scoring == "eager" or (settings.scoring == "auto" and not verify))
+    spec = GameSpec(
+        actions=actions,
+        accept=accept,
+        reward=reward,
+        costs=costs,
+        max_new_tokens=cap,
+        max_steps=settings.max_episode_steps or (cap * (cap + 3) // 2 if verify else cap),
+        sampling=sampling,
+        eager=eager,
+        hard=settings.hard,
+    )
+    longest = max(len(prompt) for prompt in prompts)
+    shape = {"top_k": settings.top_k, "hidden": settings.hidden}
+    texts: LiveTexts
+    if settings.remember and not sampling:
+        texts = RememberedTexts(pair, rows, longest, cap, nodes=settings.remember, **shape)
+    else:
+        kl = bool(reward.weights.get("expected_kl"))
+        texts = LiveTexts(pair, rows, longest, cap, sampling=sampling, kl=kl, **shape)
+    layout = Layout(settings.top_k, pair.vocabulary, cap, texts.hidden.shape[1])
+
+    def quality(prompt: int, tokens: Sequence[int]) -> float:
+        return float(task.quality(prompt, pair.tokenizer.decode(tokens, skip_special_tokens=True)))
+
+    game = Game(texts, spec, layout, quality, pair.end_tokens)
+    schedule = Schedule(prompts, settings.rule)
+    for constraint in schedule.rules:
+        game.budget.check(constraint)
+    return Setup(game, task, pair, schedule)
+
+
+def _plain(prices: Prices | Mapping[str, float]) -> Prices | dict[str, float]:
+    return prices if isinstance(prices, Prices) else dict(prices)
+
+
+def shipped_latency() -> Path:
+    """The latency table of the pair that ships."""
+    return pronounce.STUDENT.parent / "latency.json"
+
+
+def generator_of(seed: int) -> np.random.Generator:
+    """A row's own generator, as `gymnasium` would make it for a single environment."""
+    from gymnasium.utils import seeding
+
+    return seeding.np_random(seed)[0]

@@ -1,0 +1,1 @@
+"""Tasks: prompts, references and the metric that scores a finished text."""
