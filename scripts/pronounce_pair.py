@@ -175,20 +175,24 @@ tags: [grapheme-to-phoneme]
 ---
 # {title} of the task `pronounce`
 
-Spelling to phones: continues `h e l l o >` with `HH AH L OW`. Llama-type, {layers} layer(s), width {width}, {heads} heads,
-{parameters:,} parameters ({hidden:,} without the embeddings), {positions} positions, weights in half precision. The
-tokenizer also knows digits, signs and {words} words of asking rules; nothing but spellings and phones was trained on.
+Spelling to phones: continues `h e l l o >` with `HH AH L OW`. Llama-type, {layers} layer(s), width {width},
+{heads} heads, {parameters:,} parameters ({hidden:,} without the embeddings), {positions} positions, weights
+in half precision. The tokenizer also knows digits, signs and {words} words of asking rules, on which nothing
+was trained.
 
-Fitted from scratch on the {pair:,} words of the part `pair` of the CMU Pronouncing Dictionary (`NOTICE` beside this
-folder): next-token loss on the phones and the end token, one of a word's pronunciations drawn per epoch, {steps:,}
-updates of {batch_size} words ({epochs} epochs), Muon and AdamW, moving average of the weights, {cpu_minutes} processor minutes.
+Fitted from scratch on the {pair:,} words of the part `pair` of the CMU Pronouncing Dictionary (`../NOTICE`):
+next-token loss on the phones and the end token, one of a word's pronunciations drawn per epoch, {steps:,}
+updates of {batch_size} words ({epochs} epochs), {optimizer}, moving average of the weights, {cpu_minutes}
+processor minutes. Split by word, shuffled with seed 0: pair, policy (10,000), dev (2,000), test (12,000).
 
 | greedy, stored weights, held-out words | word error | phone error | nats per token |
 |---|---|---|---|
 {rows}
 
-Word error: no accepted pronunciation matches. Phone error: edits to the closest one, per phone of it. Nats per token: of the
-first pronunciation, end token included. Made by `{command}`.
+Word error: no accepted pronunciation matches. Phone error: edits to the closest one, per phone of it. Nats
+per token: of the first pronunciation, end token included. Made by
+
+    {command}
 """
 
 
@@ -217,6 +221,7 @@ def finish(recipe: Recipe, took: dict[str, float], folder: Path) -> None:
         words=len(rule_words()),
         pair=len(Pronounce("pair")),
         batch_size=recipe.training.batch_size,
+        optimizer="Muon and AdamW" if recipe.training.muon else "AdamW",
         rows="\n".join(rows),
         command=f"python -m scripts.prepare {shlex.join(sys.argv[1:])}",
         **took,

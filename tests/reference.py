@@ -1,7 +1,7 @@
-"""A slow and plain reference of the game for one row: a full forward pass for every distribution, lists and dicts.
+"""A slow and plain reference of the game for one row: full forward passes, lists and dicts.
 
-It is written from the description of the game and shares no code with it but enums and `Constraint`. Tests play the
-batched game beside it and compare everything that can be seen.
+It is written from the description of the game and shares no code with it but enums and `Constraint`. Tests
+play the batched game beside it and compare everything that can be seen.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Episode:
         generator: np.random.Generator,
         quality: Callable[[list[int]], float],
     ) -> None:
-        self.models, self.spec, self.rule, self.generator, self._metric = models, spec, rule, generator, quality
+        self.models, self.spec, self.rule = models, spec, rule
+        self.generator, self._metric = generator, quality
         self.prompt = tuple(prompt)
         self.text: list[Token] = []
         self.heard = 0  # tokens of prompt and text that the teacher has read in calls
@@ -118,7 +119,7 @@ class Episode:
         self.proposal = -1
         self._look()
 
-    # ---- what the models say -----------------------------------------------------------------------------------
+    # ---- what the models say -------------------------------------------------------------------------
 
     @property
     def context(self) -> Context:
@@ -165,7 +166,7 @@ class Episode:
         rest = [max(t - s, 0.0) for t, s in zip(probabilities, student, strict=True)]
         return inverse_cdf(rest, (uniform - ratio) / (1 - ratio))
 
-    # ---- what it costs -----------------------------------------------------------------------------------------
+    # ---- what it costs -------------------------------------------------------------------------------
 
     def _unread(self) -> int:
         return len(self.context) - self.heard
@@ -181,8 +182,10 @@ class Episode:
         return 1.0
 
     def _cost(self, quantity: Quantity, called: bool) -> float:
-        always = self.spec.latency["student_ms"] if quantity == Quantity.LATENCY_MS and self.spec.latency else 0.0
-        return always + (self._call_price(quantity, self._unread()) if called else 0.0)
+        cost = self._call_price(quantity, self._unread()) if called else 0.0
+        if quantity == Quantity.LATENCY_MS and self.spec.latency is not None:
+            cost += self.spec.latency["student_ms"]
+        return cost
 
     def can_call(self) -> bool:
         rule = self.rule
@@ -199,7 +202,7 @@ class Episode:
     def mask(self) -> list[int]:
         return [1 if action == Action.SELF else int(self.can_call()) for action in self.spec.actions]
 
-    # ---- what a token is worth ---------------------------------------------------------------------------------
+    # ---- what a token is worth -----------------------------------------------------------------------
 
     def _worth(self, token: Token, accepted: bool) -> float:
         """What a token of the student's earns by staying."""
@@ -223,7 +226,7 @@ class Episode:
                 paid += self._worth(token, accepted)
         return paid
 
-    # ---- a step ------------------------------------------------------------------------------------------------
+    # ---- a step --------------------------------------------------------------------------------------
 
     def step(self, choice: int) -> Outcome:
         action = self.spec.actions[choice]
@@ -249,13 +252,14 @@ class Episode:
             reward += self.spec.weights.get("quality", 0.0) * self.quality
         else:
             self._look()
-        return Outcome(reward, cost, allowance, terminated, not terminated and self.steps >= self.spec.max_steps)
+        truncated = not terminated and self.steps >= self.spec.max_steps
+        return Outcome(reward, cost, allowance, terminated, truncated)
 
     def _call(self, action: Action) -> float:
         """The teacher reads, judges and writes; returns what is paid."""
         pending, proposal = self.pending, self.proposal
-        uniforms = list(self.generator.random(len(pending) + 1)) if self.spec.sampling else [0.0] * (len(pending) + 1)
         kept = len(pending)
+        uniforms = self.generator.random(kept + 1) if self.spec.sampling else np.zeros(kept + 1)
         if action == Action.VERIFY:
             for number, token in enumerate(pending):
                 if not self._accepts(token.token, token.place, uniforms[number]):
@@ -283,7 +287,7 @@ class Episode:
         self.allowed += allowance
         return allowance
 
-    # ---- what is seen ------------------------------------------------------------------------------------------
+    # ---- what is seen --------------------------------------------------------------------------------
 
     def observe(self) -> dict[str, list[float]]:
         """Every feature by name; zeros for the next token once the text is final."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,16 @@ from gymnasium.utils import seeding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.letters import POSITIONS, PROMPTS, Letters, Watched, names_of, pair_of, quality_of, written
 from tests.reference import Episode, Models, Outcome, Spec
-from tests.worlds import POSITIONS, Letters, world
-from tw_env.actions import Action, parse_actions
+from tests.tiny import END
+from tw_env.actions import Action, Writer, parse_actions
+from tw_env.decoding.loading import Pair
 from tw_env.rules import Constraint, Quantity
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
 LATENCY = {"student_ms": 1.5, "teacher_ms": 7.0, "teacher_ms_per_token": 0.25}
 PRICES = {"call": 0.4, "read": 0.03, "written": 0.2}
-PROMPTS = ("a", "b", "c", "h", "a b c", "g f e d", "b b", "d a c h e f", "e", "c g")
 EXACT = 2e-5  # what float32 logits leave of a sum of rewards; costs are compared as they are
 
 
@@ -31,45 +34,22 @@ class Play:
     arguments: dict[str, Any]
     moves: list[list[int]]
     seed: int = 0
-    pad_is_end: bool = True
-    model_seed: int = 1
+    pair: dict[str, Any] = field(default_factory=dict)
     prompts: tuple[str, ...] = PROMPTS
-    seen: dict[str, int] = field(default_factory=dict)  # how often a test saw an event
-
-
-class Watched(AssistedDecodingVectorEnv):
-    """Keeps the text and writers that a row had before it was reset."""
-
-    def _start(self, rows: np.ndarray) -> None:
-        game = self.game
-        self.finals = {int(row): written(game, int(row)) for row in rows}
-        super()._start(rows)
-
-
-def written(game: Any, row: int) -> tuple[list[int], list[int]]:
-    length = game.texts.length[row]
-    return game.texts.tokens[row, :length].tolist(), game.writer[row, :length].tolist()
+    seen: Counter[str] = field(default_factory=Counter)  # how often an event came up
 
 
 @cache
-def models(seed: int, pad_is_end: bool) -> tuple[Models, Any]:
-    """Both models for the reference, loaded apart from the game's."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    names = world(seed=seed, pad_is_end=pad_is_end)
-    student, teacher = (
-        AutoModelForCausalLM.from_pretrained(name, dtype=torch.float64).eval() for name in (names.student, names.teacher)
-    )
-    return Models(student, teacher, len(names.words)), AutoTokenizer.from_pretrained(names.student)
+def models_of(pair: Pair) -> Models:
+    return Models(pair.student, pair.teacher, pair.vocabulary)
 
 
 class Rival:
     """The reference's side of a vector env: one episode a row, from an equally seeded generator."""
 
     def __init__(self, play: Play, env: Watched) -> None:
-        self.models, self.tokenizer = models(play.model_seed, play.pad_is_end)
-        self.task, self.env, rule = env.task, env, play.arguments["rule"]
+        self.pair, self.task, self.env, rule = pair_of(**play.pair), env.task, env, play.arguments["rule"]
+        self.models = models_of(self.pair)
         self.rules = rule if isinstance(rule, list) else [rule]
         arguments, actions = play.arguments, parse_actions(play.arguments["actions"])
         sampling = arguments["decoding"] == "sampling"
@@ -101,10 +81,8 @@ class Rival:
         index = self.prompt[row] = int(generator.integers(len(self.task.prompts)))
         rule = self.rules[int(generator.integers(len(self.rules)))] if len(self.rules) > 1 else self.rules[0]
 
-        def quality(tokens: list[int]) -> float:
-            return self.task.quality(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
-
-        ids = self.tokenizer(self.task.prompts[index]).input_ids
+        ids = self.pair.tokenizer(self.task.prompts[index]).input_ids
+        quality = partial(quality_of, self.task, index, self.pair)
         return Episode(self.models, self.spec, ids, rule, generator, quality)
 
 
@@ -132,7 +110,9 @@ def same_info(rival: Rival, row: int, infos: dict[str, Any], outcome: Outcome | 
     assert infos["action_mask"][row].tolist() == episode.mask()
 
 
-def same_row(rival: Rival, row: int, observation: np.ndarray, infos: dict[str, Any], outcome: Outcome | None) -> None:
+def same_row(
+    rival: Rival, row: int, observation: np.ndarray, infos: dict[str, Any], outcome: Outcome | None
+) -> None:
     env, episode = rival.env, rival.episodes[row]
     same_text(episode, written(env.game, row))
     assert env.rules[row] == episode.rule
@@ -148,14 +128,11 @@ def same_row(rival: Rival, row: int, observation: np.ndarray, infos: dict[str, A
     same_observation(env, episode, observation)
 
 
-def compare(play: Play) -> None:
-    """Play all moves in the batched game and in the reference."""
-    names = world(seed=play.model_seed, pad_is_end=play.pad_is_end)
-    task = Letters(list(play.prompts), play.arguments["max_new_tokens"])
-    env = Watched(
-        len(play.moves[0]), task=task, student=names.student, teacher=names.teacher, dtype="float64", device="cpu",
-        latency=LATENCY, prices=PRICES, **play.arguments,
-    )  # fmt: skip
+def compare(play: Play, place: dict[str, str] | None = None) -> None:
+    """Play all moves in the batched game and in the reference; `place` names the same pair elsewhere."""
+    task = Letters(play.prompts, play.arguments["max_new_tokens"])
+    names = place or names_of(pair_of(**play.pair))
+    env = Watched(len(play.moves[0]), task=task, latency=LATENCY, prices=PRICES, **names, **play.arguments)
     observations, infos = env.reset(seed=play.seed)
     rival = Rival(play, env)
     for row in range(env.num_envs):
@@ -166,7 +143,7 @@ def compare(play: Play) -> None:
         for row, action in enumerate(actions):
             episode = rival.episodes[row]
             outcome = episode.step(action)
-            count_events(play.seen, episode, outcome)
+            play.seen.update(events(episode, outcome))
             assert rewards[row] == pytest.approx(outcome.reward, abs=EXACT)
             assert (terminated[row], truncated[row]) == (outcome.terminated, outcome.truncated)
             if outcome.terminated or outcome.truncated:
@@ -181,28 +158,31 @@ def compare(play: Play) -> None:
             same_row(rival, row, observations[row], infos, outcome)
 
 
-def count_events(seen: dict[str, int], episode: Episode, outcome: Outcome) -> None:
-    events = {
-        "terminated": outcome.terminated,
+def events(episode: Episode, outcome: Outcome) -> list[str]:
+    """What this step is an example of."""
+    last = episode.text[-1]
+    found = {
         "truncated": outcome.truncated,
         "take-back": episode.last_kept < 1,
-        "teacher ends": outcome.terminated and episode.text[-1].writer == 2 and episode.text[-1].token == 0,
-        "cap": outcome.terminated and episode.text[-1].token != 0,
-        "empty": outcome.terminated and len(episode.text) == 1 and episode.text[-1].token == 0,
-        "accepted": any(token.writer == 1 for token in episode.text),
+        "teacher ends": outcome.terminated and last.writer == Writer.TEACHER and last.token == END,
+        "student ends": outcome.terminated and last.writer == Writer.STUDENT and last.token == END,
+        "cap": outcome.terminated and last.token != END,
+        "empty": outcome.terminated and len(episode.text) == 1 and last.token == END,
+        "accepted": any(token.writer == Writer.ACCEPTED for token in episode.text),
         "masked": not episode.can_call(),
     }
-    for name, happened in events.items():
-        seen[name] = seen.get(name, 0) + bool(happened)
+    return [name for name, happened in found.items() if happened]
 
 
+HARD = st.sampled_from([False, False, False, True])
+LIMITS = {
+    Quantity.CALLS_PER_TOKEN: [0.3, 0.1, 0.5, 1.0, 0.0, float("inf")],
+    Quantity.CALLS: [3, 1, float("inf"), 0],
+    Quantity.LATENCY_MS: [60.0, 25.0, float("inf"), 5.0],
+    Quantity.PRICE: [2.0, 0.7, float("inf"), 0.0],
+}
 RULES = st.one_of(
-    st.builds(Constraint, st.just(Quantity.CALLS), st.sampled_from([0, 1, 3, float("inf")]), st.booleans()),
-    st.builds(
-        Constraint, st.just(Quantity.CALLS_PER_TOKEN), st.sampled_from([0, 0.1, 0.3, 0.5, 1, float("inf")]), st.booleans()
-    ),
-    st.builds(Constraint, st.just(Quantity.LATENCY_MS), st.sampled_from([5.0, 25.0, 60.0, float("inf")]), st.booleans()),
-    st.builds(Constraint, st.just(Quantity.PRICE), st.sampled_from([0, 0.5, 2.0, float("inf")]), st.booleans()),
+    [st.builds(Constraint, st.just(each), st.sampled_from(limits), HARD) for each, limits in LIMITS.items()]
 )
 GREEDY_REWARDS = [None, "quality", "regret", {"quality": 0.7, "regret": 0.3}]
 SAMPLING_REWARDS = [None, "quality", "kl", "expected_kl", {"quality": 2.0, "kl": 0.5, "expected_kl": 0.25}]
@@ -211,8 +191,8 @@ SAMPLING_REWARDS = [None, "quality", "kl", "expected_kl", {"quality": 2.0, "kl":
 @st.composite
 def plays(draw: st.DrawFn, decoding: str) -> Play:
     rows = draw(st.integers(1, 4))
-    actions = draw(st.sampled_from(["SELF/ASK", "SELF/VERIFY", "SELF/ASK/VERIFY", "SELF/ASK/VERIFY"]))
-    cap = draw(st.integers(1, 8))
+    actions = draw(st.sampled_from(["SELF/ASK/VERIFY", "SELF/VERIFY", "SELF/ASK"]))
+    cap = draw(st.sampled_from([8, 1, 2, 5, 7]))
     arguments: dict[str, Any] = {
         "decoding": decoding,
         "actions": actions,
@@ -221,8 +201,8 @@ def plays(draw: st.DrawFn, decoding: str) -> Play:
         "reward": draw(st.sampled_from(GREEDY_REWARDS if decoding == "greedy" else SAMPLING_REWARDS)),
         "scoring": draw(st.sampled_from(["auto", "eager", "lazy"])),
         "rule": draw(st.one_of(RULES, st.lists(RULES, min_size=2, max_size=4))),
-        "hard": draw(st.booleans()),
-        "max_episode_steps": draw(st.sampled_from([None, None, 1, 3, 6])),
+        "hard": draw(HARD),
+        "max_episode_steps": draw(st.sampled_from([None, None, None, 1, 3, 6])),
         "hidden": draw(st.booleans()),
         "top_k": draw(st.sampled_from([2, 5, 13])),
     }
@@ -230,19 +210,19 @@ def plays(draw: st.DrawFn, decoding: str) -> Play:
         arguments["remember"] = draw(st.sampled_from([0, 1000, 2 * rows * (cap + 1)]))
     longest = " ".join("abcdefgh"[i % 8] for i in range(POSITIONS - cap))
     action = st.integers(0, actions.count("/"))
-    calls_are_rare = draw(st.booleans())
-    action = st.one_of(st.just(0), st.just(0), action) if calls_are_rare else action
+    if draw(st.booleans()):  # long drafts between calls
+        action = st.one_of(st.just(0), st.just(0), action)
+    steps = draw(st.sampled_from([16, 4, 32]))
     return Play(
         arguments=arguments,
-        moves=draw(st.lists(st.lists(action, min_size=rows, max_size=rows), min_size=4, max_size=24)),
+        moves=draw(st.lists(st.lists(action, min_size=rows, max_size=rows), min_size=steps, max_size=steps)),
         seed=draw(st.integers(0, 9)),
-        pad_is_end=draw(st.booleans()),
-        model_seed=draw(st.sampled_from([0, 1, 2])),
+        pair={"pad_is_end": draw(st.booleans()), "seed": draw(st.integers(0, 3))},
         prompts=(*PROMPTS, longest),
     )
 
 
-thorough = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+thorough = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @thorough
@@ -255,3 +235,74 @@ def test_greedy_play_equals_the_reference(play: Play) -> None:
 @given(plays("sampling"))
 def test_sampled_play_equals_the_reference(play: Play) -> None:
     compare(play)
+
+
+PLAIN: dict[str, Any] = {
+    "actions": "SELF/ASK/VERIFY",
+    "max_new_tokens": 6,
+    "accept": "exact",
+    "reward": None,
+    "scoring": "auto",
+    "rule": Constraint(Quantity.CALLS_PER_TOKEN, 0.4),
+    "hard": False,
+    "max_episode_steps": 6,
+    "hidden": True,
+    "top_k": 5,
+}
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "sampling"])
+@pytest.mark.parametrize("accept", ["exact", "distance:1"])
+def test_random_play_meets_every_event(decoding: str, accept: str) -> None:
+    """The same comparison over long random play, which must have met all that can happen."""
+    rules = [Constraint(Quantity.CALLS_PER_TOKEN, 0.4), Constraint(Quantity.CALLS, 2, True)]
+    moves = np.random.default_rng(5).choice(3, size=(80, 3), p=[0.5, 0.1, 0.4])
+    play = Play(PLAIN | {"decoding": decoding, "accept": accept, "rule": rules}, moves.tolist())
+    compare(play)
+    names = ("truncated", "take-back", "teacher ends", "student ends", "cap", "empty", "accepted", "masked")
+    assert {name: play.seen[name] for name in names if not play.seen[name]} == {}
+
+
+def test_two_games_share_a_memory_that_overflows() -> None:
+    """What one env makes the shared tree forget, another must notice at any point of its round."""
+    pair, rows, cap = pair_of(), 3, 8
+    task = Letters(max_new_tokens=cap)
+    shared: dict[str, Any] = names_of(pair) | {"task": task, "actions": "SELF/VERIFY", "scoring": "lazy"}
+    tree = {"remember": 2 * rows * (cap + 1)}
+    envs = [AssistedDecodingVectorEnv(rows, **shared, **more) for more in (tree, tree, {"remember": 0})]
+    for env in envs:
+        env.reset(seed=3 if env is not envs[1] else 8)
+    other = np.random.default_rng(1)
+    for actions in np.random.default_rng(0).choice(2, size=(80, rows), p=[0.8, 0.2]):
+        remembered, plain = envs[0].step(actions), envs[2].step(actions)
+        np.testing.assert_allclose(remembered[0], plain[0], atol=1e-4)
+        np.testing.assert_allclose(remembered[1], plain[1], atol=1e-4)
+        for _ in range(int(other.integers(4))):
+            envs[1].step(other.choice(2, size=rows))
+    assert envs[0].game.texts.memory.generation > 3
+
+
+def test_a_game_survives_that_another_shrinks_the_memory() -> None:
+    task = Letters(max_new_tokens=8)
+    env = AssistedDecodingVectorEnv(
+        2, **names_of(pair_of()), task=task, actions="SELF/VERIFY", remember=9_000
+    )
+    memory = env.game.texts.memory
+    memory.add(6_000)  # the rows' nodes have high numbers now
+    env.reset(seed=0, options={"prompts": [0, 1]})  # the student does not end at once
+    memory.clear()  # as another game does when it needs room
+    env.step(np.zeros(2, np.int64))
+    assert not env.game.ended.any()
+    assert memory.size < 10
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decoding", ["greedy", "sampling"])
+def test_play_on_a_gpu_equals_the_reference(decoding: str, tmp_path: Path) -> None:
+    pair = pair_of()
+    for model, name in ((pair.student, "student"), (pair.teacher, "teacher")):
+        model.save_pretrained(tmp_path / name)
+        pair.tokenizer.save_pretrained(tmp_path / name)
+    place = {"student": str(tmp_path / "student"), "teacher": str(tmp_path / "teacher"), "device": "cuda"}
+    moves = np.random.default_rng(5).choice(3, size=(40, 4), p=[0.5, 0.1, 0.4])
+    compare(Play(PLAIN | {"decoding": decoding}, moves.tolist()), place | {"dtype": "float64"})

@@ -58,7 +58,9 @@ def run(*command: object, cwd: Path) -> str:
     }
     words = [str(word) for word in command]
     result = subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"{words[:4]} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    assert result.returncode == 0, (
+        f"{' '.join(words)[:100]} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    )
     return result.stdout
 
 
@@ -102,9 +104,7 @@ def test_the_wheel_holds_tw_env_with_its_data_and_nothing_else(wheel: Path) -> N
         "data/pronounce/teacher/model.safetensors",
     ):
         assert f"tw_env/{needed}" in names
-    assert any(
-        name.startswith("tw_env/policies/shipped/") and name.endswith(".safetensors") for name in names
-    )
+    assert any(re.fullmatch(r"tw_env/policies/shipped/[^/]+/[^/]+\.safetensors", name) for name in names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
@@ -112,18 +112,8 @@ def test_a_fresh_environment_steps_the_env_and_plays_a_shipped_policy(wheel: Pat
     home = tmp_path / "fresh environment"
     run(sys.executable, "-m", "venv", "--without-pip", home, cwd=tmp_path)
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--no-deps",
-        "--no-index",
-        wheel,
-        cwd=tmp_path,
-    )
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
     # The dependencies are those of this environment: a path line in a .pth file adds their folder and
     # downloads nothing. The .pth files in that folder, an editable install's for one, are not read.
     (site,) = home.glob("**/site-packages")

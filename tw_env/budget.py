@@ -42,7 +42,9 @@ class Budget:
         self._hard = np.zeros(rows, bool)
         self._most_calls = np.full(rows, np.inf)
         self._unit = np.ones(rows)  # the cost of one call, to measure what is left by
-        self._only_calls = True
+        self._only_calls, self._any_free = True, True
+        self._share = np.ones(rows)
+        self._one_hot = np.zeros((rows, len(QUANTITIES)))
         assert QUANTITIES == (Quantity.CALLS, Quantity.CALLS_PER_TOKEN, Quantity.LATENCY_MS, Quantity.PRICE)
 
     def check(self, constraint: Constraint) -> None:
@@ -65,6 +67,7 @@ class Budget:
             self._set(int(row), constraint)
         self.masked = bool(self._hard.any())
         self._only_calls = bool((self.quantity <= FRACTION).all())
+        self._any_free = bool(self._free.any())
 
     def _set(self, row: int, constraint: Constraint) -> None:
         quantity, limit = QUANTITIES.index(constraint.quantity), constraint.limit
@@ -80,6 +83,8 @@ class Budget:
         elif fraction:
             self._most_calls[row] = max(1, np.floor(limit * self.cap + 1e-9))
         self._unit[row] = self._call_cost(quantity)
+        self._share[row] = min(limit / (1.0 if quantity == FRACTION else self.cap * self._unit[row]), 1.0)
+        self._one_hot[row] = np.arange(len(QUANTITIES)) == quantity
 
     def _call_cost(self, quantity: int) -> float:
         """What a call that reads one token costs."""
@@ -112,7 +117,7 @@ class Budget:
         """
         cost = self._cost(called, unread)
         allowance = self._rate * grown
-        if self._free.any():
+        if self._any_free:
             allowance = np.where(self._free, cost, allowance)
         self.spent += cost
         self.allowed += allowance
@@ -132,12 +137,11 @@ class Budget:
             fits &= np.where(absolute, after <= self.allowed + 1e-9, True)
         return fits | ~self._hard
 
-    def share(self) -> FloatArray:
-        """(rows,) the limit relative to calling at every token up to the cap, in [0, 1]; 1 where there is none."""
-        most = np.where(self.quantity == FRACTION, 1.0, self.cap * self._unit)
-        return np.minimum(self.limit / most, 1.0)
+    def rule(self) -> FloatArray:
+        """(rows, quantities + 1) the quantity, one-hot, and the limit relative to a call at every token, in [0, 1]."""
+        return np.concatenate([self._one_hot, self._share[:, None]], axis=1)
 
     def left(self) -> FloatArray:
         """(rows,) allowed - spent, in calls that read one token each, within [-cap, cap]; cap where there is no limit."""
-        left = (self.allowed - self.spent) / self._unit
-        return np.where(self._free, self.cap, np.clip(left, -self.cap, self.cap))
+        left = np.minimum(np.maximum((self.allowed - self.spent) / self._unit, -self.cap), self.cap)
+        return np.where(self._free, self.cap, left) if self._any_free else left

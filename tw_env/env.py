@@ -22,7 +22,7 @@ class AssistedDecodingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         settings: see `tw_env.settings.Settings`.
     """
 
-    metadata = {"render_modes": ["ansi"]}
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):

@@ -136,11 +136,12 @@ class Game:
         self._hear(called, final)
         if self.spec.reward.scored:
             self._pay_own(reward, called, final, before)
+        self._pending_surprise += surprise
+        np.maximum(self._least_sure, surprise, out=self._least_sure)
         if called.any():
             rows = np.flatnonzero(called)
             token[rows] = self._call(rows, wanted[rows] == Action.VERIFY, reward)
-        self._pending_surprise = np.where(called, 0.0, self._pending_surprise + surprise)
-        self._least_sure = np.where(called, 0.0, np.maximum(self._least_sure, surprise))
+            self._pending_surprise[rows] = self._least_sure[rows] = 0.0
         place = texts.length.copy()
         self.writer[everyone, place] = np.where(called, Writer.TEACHER, Writer.STUDENT)
         terminated = self._ends[token] | (place == self.cap - 1)

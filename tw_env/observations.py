@@ -71,6 +71,7 @@ class Layout:
         self.size = int(ends[-1])
         self._column = {name: where.start for name, where in self.slices.items()}
         self._student = slice(0, self.slices["surprise"].stop)  # what `LiveTexts.view` holds behind the token
+        self._rule = slice(self.slices["quantity"].start, self.slices["limit"].stop)
 
     def __getitem__(self, name: str) -> slice:
         return self.slices[name]
@@ -94,14 +95,14 @@ class Layout:
             state: (rows,) arrays by feature name for `would_end` to `last_kept`, in the feature's unit.
             budget: the rows' rules and accounts.
         """
-        rows, column = len(view), self._column
-        obs = np.zeros((rows, self.size), np.float32)
-        np.clip(view[:, 1:], -SURE, SURE, out=obs[:, self._student])
+        column = self._column
+        obs = np.empty((len(view), self.size), np.float32)
+        np.minimum(view[:, 1:], SURE, out=obs[:, self._student])  # log-probabilities come clipped from below
         for name, values in state.items():
             obs[:, column[name]] = values
-        obs[np.arange(rows), column["quantity"] + budget.quantity] = 1.0
-        obs[:, column["limit"]] = budget.share()
+        obs[:, self._rule] = budget.rule()
         obs[:, column["left"]] = budget.left()
+        obs[:, column["ended"]] = 0.0
         if hidden.shape[1]:
             np.clip(hidden, -HIDDEN_BOUND, HIDDEN_BOUND, out=obs[:, self.slices["hidden"]])
         return obs

@@ -19,7 +19,8 @@ def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     shown, before = [], ""
     for end in range(1, len(tokens) + 1):
         whole = tokenizer.decode(tokens[:end])
-        shown.append(whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens[end - 1 : end]))
+        grown = whole.startswith(before)
+        shown.append(whole[len(before) :] if grown else tokenizer.decode(tokens[end - 1 : end]))
         before = whole
     return shown
 
@@ -27,17 +28,17 @@ def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
 def render(game: Game, tokenizer: Any, prompts: Sequence[str], row: int) -> str:
     """Three lines: the prompt, the text with one colour a writer (pending tokens underlined), the account."""
     length, settled = int(game.texts.length[row]), int(game.settled[row])
+    written = pieces(tokenizer, game.texts.tokens[row, :length].tolist())
     text = ""
-    for place, piece in enumerate(pieces(tokenizer, game.texts.tokens[row, :length].tolist())):
+    for place, piece in enumerate(written):
         writer = Writer(int(game.writer[row, place]))
         pending = writer == Writer.STUDENT and place >= settled and not game.ended[row]
         text += f"{_PENDING if pending else _COLOURS[writer]}{piece}{_RESET}"
-    budget = game.budget
+    budget, dropped = game.budget, int(game.dropped[row])
     account = f"{budget.constraints[row]} | spent {budget.spent[row]:.4g} of {budget.allowed[row]:.4g} allowed"
-    if game.dropped[row]:
-        account += f" | the last call dropped {game.dropped[row]} tokens"
-    elif settled == length and length:
-        account += f" | the last call kept all pending tokens and wrote {pieces(tokenizer, game.texts.tokens[row, :length].tolist())[-1].strip()}"
+    if settled == length and length:  # the last step was a call
+        kept = f"dropped {dropped} token{'s' * (dropped > 1)}" if dropped else "kept all pending tokens"
+        account += f" | the last call {kept} and wrote {written[-1].strip()}"
     if game.ended[row]:
         account += f" | quality {game.quality[row]:.3f}"
     return f"{prompts[int(game.prompt[row])]}\n{text or '(nothing written yet)'}   [{LEGEND}]\n{account}"

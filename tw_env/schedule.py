@@ -61,6 +61,8 @@ class Schedule:
         for index in queue:
             if not 0 <= index < len(self.prompts):
                 raise ValueError(f"Expected prompt indices from 0 to {len(self.prompts) - 1}, got {index}.")
+        if "rules" in options and not queue:
+            raise ValueError("Expected reset option 'prompts' beside 'rules', got none: name the rules' prompts.")
         rules = read_rules(options["rules"]) if "rules" in options else []
         if len(rules) == 1:
             rules = rules * len(queue)

@@ -86,7 +86,7 @@ class AssistedDecodingVectorEnv(VectorEnv):
         ValueError, TypeError: a setting that is unknown, out of range, or doesn't fit another.
     """
 
-    metadata = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata = {"render_modes": ["ansi"], "render_fps": 4, "autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(self, num_envs: int = 1, render_mode: str | None = None, **settings: Any) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -136,7 +136,8 @@ class AssistedDecodingVectorEnv(VectorEnv):
             options: see `tw_env.schedule.Schedule.follow`.
         """
         if seed is not None or not self.game.generators:
-            seeds = list(range(seed, seed + self.num_envs)) if isinstance(seed, int) else seed
+            whole = isinstance(seed, int | np.integer)
+            seeds = [int(seed) + row for row in range(self.num_envs)] if whole else seed
             if seeds is not None and len(seeds) != self.num_envs:
                 raise ValueError(f"Expected {self.num_envs} seeds, one a row, got {len(seeds)}.")
             self.game.generators = [

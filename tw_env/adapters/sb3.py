@@ -50,7 +50,7 @@ class SB3VecEnv(VecEnv):
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(
                 f"Expected autoreset_mode SAME_STEP, got {mode}: in other modes a finished row needs a step "
-                "of its own. Give gymnasium.make_vec vector_kwargs={'autoreset_mode': AutoresetMode.SAME_STEP}."
+                "of its own. Give make_vec vector_kwargs={'autoreset_mode': AutoresetMode.SAME_STEP}."
             )
         if not isinstance(env.single_action_space, Discrete):
             raise ValueError(f"Expected Discrete actions, got {env.single_action_space}.")

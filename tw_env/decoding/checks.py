@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,16 +17,16 @@ INDEX = "model.safetensors.index.json"
 
 
 def check_weights(name: str, folder: Path) -> None:
-    """Raises ValueError if the weight files in `folder` are pickled only, damaged or incomplete. No file at all is left
-    to the reader of the weights, who may still fetch them.
+    """Raises ValueError if the weight files in `folder` are pickled only, damaged or incomplete. No file at
+    all is left to the reader of the weights, who may still fetch them.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
         if pickled:
             raise ValueError(
-                f"Expected weights as safetensors in {name!r}; found {', '.join(pickled)}, which can run code when "
-                "read. Convert them where you trust them: model.save_pretrained(folder)."
+                f"Expected weights as safetensors in {name!r}; found {', '.join(pickled)}, which can run "
+                "code when read. Convert them where you trust them: model.save_pretrained(folder)."
             )
         return
     for file in files:
@@ -36,8 +35,8 @@ def check_weights(name: str, folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ValueError(
-                f"Expected a whole safetensors file; {str(file)!r} ({file.stat().st_size} bytes) is damaged or cut off: "
-                f"{error}. Delete it and fetch or save it again."
+                f"Expected a whole safetensors file; {str(file)!r} ({file.stat().st_size} bytes) is damaged "
+                f"or cut off: {error}. Delete it and fetch or save it again."
             ) from error
     index = folder / INDEX
     if index.is_file() and not (folder / "model.safetensors").is_file():
@@ -45,8 +44,8 @@ def check_weights(name: str, folder: Path) -> None:
         missing = sorted(part for part in parts if not (folder / part).is_file())
         if missing:
             raise ValueError(
-                f"Expected {len(parts)} weight files as listed in {str(index)!r}; missing: {', '.join(missing)}. "
-                "Fetch or copy them too."
+                f"Expected {len(parts)} weight files as listed in {str(index)!r}; missing: "
+                f"{', '.join(missing)}. Fetch or copy them too."
             )
 
 
@@ -60,7 +59,7 @@ def shared_vocabulary(models: Models, tokenizers: Tokenizers, names: Names) -> i
         ValueError: vocabulary maps that differ, or an id beyond a model's vocabulary.
     """
     own = list(getattr(models[0].config, "student_tokens", None) or ())
-    shared, teacher = dict(tokenizers[0].get_vocab()), tokenizers[1].get_vocab()
+    shared, teacher = dict(tokenizers[0].get_vocab()), dict(tokenizers[1].get_vocab())
     sizes = [model.config.get_text_config(decoder=True).vocab_size for model in models]
     own_ids = sorted(shared.pop(token) for token in own if token in shared)
     if shared != teacher:
@@ -74,20 +73,20 @@ def shared_vocabulary(models: Models, tokenizers: Tokenizers, names: Names) -> i
     for name, size in zip(names, sizes, strict=True):
         if last >= size:
             raise ValueError(
-                f"Expected a model that knows every id of its tokenizer, 0 to {last}; {name!r} has a vocabulary of "
-                f"{size}. Take the tokenizer that belongs to it, or resize its embeddings."
+                f"Expected a model that knows every id of its tokenizer, 0 to {last}; {name!r} has a "
+                f"vocabulary of {size}. Take the tokenizer that belongs to it, or resize its embeddings."
             )
     return min([*sizes, *own_ids[:1]])
 
 
-def _difference(student: Mapping[str, int], teacher: Mapping[str, int], names: Names, sizes: list[int]) -> str:
+def _difference(student: dict[str, int], teacher: dict[str, int], names: Names, sizes: list[int]) -> str:
     differing = [token for token in student | teacher if student.get(token) != teacher.get(token)]
     token = min(differing, key=lambda each: student.get(each, teacher.get(each, 0)))
     return (
-        f"Expected student and teacher with the same vocabulary; {names[0]!r} has {len(student)} tokens (model: "
-        f"{sizes[0]}), {names[1]!r} has {len(teacher)} (model: {sizes[1]}), and {len(differing)} differ, such as "
-        f"{token!r}: id {student.get(token)} and id {teacher.get(token)}. Choose two models of one family; tokens of "
-        "the student alone go last and are listed in its config as student_tokens."
+        f"Expected student and teacher with the same vocabulary; {names[0]!r} has {len(student)} tokens "
+        f"(model: {sizes[0]}), {names[1]!r} has {len(teacher)} (model: {sizes[1]}), and {len(differing)} "
+        f"differ, such as {token!r}: id {student.get(token)} and id {teacher.get(token)}. Choose two models "
+        "of one family; tokens of the student alone go last and are listed in its config as student_tokens."
     )
 
 
@@ -105,7 +104,9 @@ def end_tokens_of(models: Models, tokenizers: Tokenizers, names: Names, vocabula
         if not ids:
             raise ValueError(f"Expected a model with an end token; {name!r} names none. {mend}")
         if ids[0] < 0 or ids[-1] >= vocabulary:
-            raise ValueError(f"Expected end tokens among ids 0 to {vocabulary - 1}; {name!r} has {ids}. {mend}")
+            raise ValueError(
+                f"Expected end tokens among ids 0 to {vocabulary - 1}; {name!r} has {ids}. {mend}"
+            )
     if ends[0] != ends[1]:
         raise ValueError(
             f"Expected the same end tokens for both; {names[0]!r} has {ends[0]}, {names[1]!r} has {ends[1]}. "

@@ -15,31 +15,46 @@ def width(top_k: int) -> int:
     return top_k + 3
 
 
-def student_view(logits: Tensor, top_k: int, uniforms: NDArray[np.float64] | None) -> tuple[Tensor, Tensor]:
-    """What the student's distribution shows of itself.
+def student_view(logits: Tensor, top_k: int) -> Tensor:
+    """What a greedy student's distribution shows of itself.
 
     Args:
         logits: (rows, vocab).
-        uniforms: (rows,) numbers in [0, 1) for sampling; None takes the likeliest token.
 
     Returns:
-        (rows, 1 + top_k + 3): token, top log-probabilities in falling order, entropy, margin between the best two,
-        surprise -log p of the token (all nats); and the log-probabilities (rows, vocab).
+        (rows, 1 + top_k + 3): likeliest token, top log-probabilities in falling order, entropy, margin between the best
+        two, surprise -log p of the token (all nats).
+    """
+    top, index = logits.topk(min(top_k, logits.shape[-1]))
+    best = top[:, :1]
+    shifted = (logits - best).clamp_(min=-1e4)  # logits of -inf would turn 0 log 0 into nan
+    weights = shifted.exp()
+    total = weights.sum(-1, keepdim=True)
+    log_total = total.log()
+    # H = log Z - E[logit], for logits shifted by their maximum; no normalised copy of the vocabulary is made.
+    entropy = log_total - torch.linalg.vecdot(weights, shifted)[:, None] / total
+    return _columns(index[:, :1], top - best - log_total, entropy, log_total, top_k)
+
+
+def sampled_view(logits: Tensor, top_k: int, uniforms: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    """As `student_view`, with a token drawn by inverse CDF; also the log-probabilities (rows, vocab).
+
+    Args:
+        uniforms: (rows,) numbers in [0, 1).
     """
     logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
-    top, index = logprobs.topk(min(top_k, logits.shape[-1]))
+    top, _ = logprobs.topk(min(top_k, logits.shape[-1]))
+    token = inverse_cdf(probs.double(), uniforms)[:, None]
     entropy = torch.special.entr(probs).sum(-1, keepdim=True)
-    if uniforms is None:
-        token, chosen = index[:, :1], top[:, :1]
-    else:
-        token = inverse_cdf(probs.double(), uniforms)[:, None]
-        chosen = logprobs.gather(1, token)
-    top = top.clamp(min=LOWEST)
+    return _columns(token, top, entropy, -logprobs.gather(1, token), top_k), logprobs
+
+
+def _columns(token: Tensor, top: Tensor, entropy: Tensor, surprise: Tensor, top_k: int) -> Tensor:
     if top.shape[1] < top_k:  # a vocabulary smaller than top_k
         top = torch.nn.functional.pad(top, (0, top_k - top.shape[1]), value=LOWEST)
-    parts = [token.to(top.dtype), top, entropy, top[:, :1] - top[:, 1:2], -chosen]
-    return torch.cat(parts, dim=1), logprobs
+    top = top.clamp(min=LOWEST)
+    return torch.cat([token.to(top.dtype), top, entropy, top[:, :1] - top[:, 1:2], surprise], dim=1)
 
 
 def teacher_view(logprobs: Tensor, proposal: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -48,7 +54,8 @@ class Pair:
 
 
 def resolve_device(device: str = "auto") -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "cuda:1" means here; "auto" is the current GPU where there is one.
+    """The device that "auto", "cpu", "cuda" or "cuda:1" means here; "auto" is the current GPU where there is
+    one.
 
     Raises:
         ValueError: an unknown name, or a GPU that isn't there.
@@ -62,29 +69,37 @@ def resolve_device(device: str = "auto") -> torch.device:
     if kind != "cuda" or (":" in device and not number.isdecimal()):
         raise ValueError(f"Expected device 'auto', 'cpu', 'cuda' or 'cuda:N'; got {device!r}.")
     if not count:
-        raise ValueError(f"Expected a machine with a CUDA device for device {device!r}; found none. Use 'cpu' or 'auto'.")
+        raise ValueError(
+            f"Expected a machine with a CUDA device for device {device!r}; found none. Use 'cpu' or 'auto'."
+        )
     index = int(number) if number else torch.cuda.current_device()
     if index >= count:
-        raise ValueError(f"Expected a CUDA device number below {count}; got {device!r}. Use 'cuda' or 'auto'.")
+        raise ValueError(
+            f"Expected a CUDA device number below {count}; got {device!r}. Use 'cuda' or 'auto'."
+        )
     return torch.device("cuda", index)
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "float32") -> PreTrainedModel:
-    """The causal model at a folder or hub id, once per process and (device, dtype); frozen, in evaluation mode.
+    """The causal model at a folder or hub id, once per process, device and dtype; frozen, in evaluation
+    mode.
 
-    Models registered in memory are returned as they are, on their own device and in their own dtype.
+    A folder that was written anew is read anew. Models registered in memory are returned as they are, on
+    their own device and in their own dtype.
 
     Raises:
-        ValueError: no such folder or hub id, an encoder-decoder, weights that are pickled, incomplete or damaged, an
-            unknown device or dtype.
+        ValueError: no such folder or hub id, an encoder-decoder, weights that are pickled, incomplete or
+            damaged, an unknown device or dtype.
     """
     if name.startswith(MEMORY):
         return _registered(_MODELS, (name,), name)
     if dtype not in DTYPES:
         raise ValueError(f"Expected dtype to be one of {', '.join(DTYPES)}; got {dtype!r}.")
     place, source = resolve_device(device), _resolve(name)
-    key = (source, str(place), dtype)
+    key = (source, _stamp(source), str(place), dtype)
     if key not in _MODELS:
+        for stale in [known for known in _MODELS if known[0] == source and known[1] != key[1]]:
+            del _MODELS[stale]
         with _quiet():
             _MODELS[key] = _read_model(name, source, getattr(torch, dtype)).to(place)
     return _MODELS[key]
@@ -114,21 +129,22 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_pair(student: str, teacher: str, device: str = "auto", dtype: str = "float32") -> Pair:
     """Two causal models as a pair, once per process; both may be folders, hub ids or names in memory.
 
-    The vocabulary maps of the two tokenizers must be equal, apart from tokens that the student's config lists in
-    `student_tokens` and that come after all others.
+    The vocabulary maps of the two tokenizers must be equal, apart from tokens that the student's config lists
+    in `student_tokens` and that come after all others.
 
     Raises:
         ValueError: what `load_model` and `load_tokenizer` refuse, vocabularies or end tokens that differ.
     """
-    key = (_resolve(student), _resolve(teacher), device, dtype)
+    sources = _resolve(student), _resolve(teacher)
+    key = (*sources, device, dtype, *map(_stamp, sources))
     if key not in _PAIRS:
         tokenizers = load_tokenizer(student), load_tokenizer(teacher)
         models = load_model(student, device, dtype), load_model(teacher, device, dtype)
         names = student, teacher
         if models[0].device != models[1].device:
             raise ValueError(
-                f"Expected student and teacher on one device; got {names[0]!r} on {models[0].device} and {names[1]!r} "
-                f"on {models[1].device}. Move the one that lives in memory."
+                f"Expected student and teacher on one device; got {names[0]!r} on {models[0].device} and "
+                f"{names[1]!r} on {models[1].device}. Move the one that lives in memory."
             )
         vocabulary = shared_vocabulary(models, tokenizers, names)
         ends = end_tokens_of(models, tokenizers, names, vocabulary)
@@ -145,11 +161,13 @@ def register_model(name: str, model: PreTrainedModel, tokenizer: PreTrainedToken
         ValueError: a name without the prefix "memory:".
     """
     if not name.startswith(MEMORY) or name == MEMORY:
-        raise ValueError(f"Expected a name that begins with {MEMORY!r}, such as '{MEMORY}tiny'; got {name!r}.")
+        raise ValueError(
+            f"Expected a name that begins with {MEMORY!r}, such as '{MEMORY}tiny'; got {name!r}."
+        )
     _MODELS[(name,)] = model.eval().requires_grad_(False)
     _TOKENIZERS[name] = tokenizer
-    for key in [key for key in _PAIRS if name in key[:2]]:
-        del _PAIRS[key]
+    for pair in [pair for pair in _PAIRS if name in pair[:2]]:
+        del _PAIRS[pair]
 
 
 def register_pair(
@@ -168,12 +186,14 @@ def register_pair(
 def _registered(known: dict[Key, Value], key: Key, name: str) -> Value:
     if key not in known:
         names = ", ".join(sorted(each for each in _TOKENIZERS if each.startswith(MEMORY))) or "none"
-        raise ValueError(f"Expected a registered model; got {name!r}, known: {names}. Call register_model first.")
+        raise ValueError(
+            f"Expected a registered model; got {name!r}, known: {names}. Call register_model first."
+        )
     return known[key]
 
 
 def _resolve(name: str) -> str:
-    """A folder as an absolute path, a hub id or a name in memory as it is. Raises ValueError for a folder without a model."""
+    """A folder as an absolute path; a hub id or a name in memory as it is."""
     if name.startswith(MEMORY):
         return name
     folder = Path(name).expanduser()
@@ -185,8 +205,18 @@ def _resolve(name: str) -> str:
             )
         return str(folder.resolve())
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
-        raise ValueError(f"Expected a model folder or a hub id; there is no folder {str(folder)!r}. Check the path.")
+        raise ValueError(
+            f"Expected a model folder or a hub id; there is no folder {str(folder)!r}. Check the path."
+        )
     return name
+
+
+def _stamp(source: str) -> str:
+    """When a folder's config or weights were last written; empty for a hub id or a name in memory."""
+    if source.startswith(MEMORY) or not Path(source).is_dir():
+        return ""
+    files = [path for pattern in ("config.json", "*.safetensors") for path in Path(source).glob(pattern)]
+    return str(max((path.stat().st_mtime_ns for path in files), default=0))
 
 
 def _read_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -195,17 +225,23 @@ def _read_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"Expected a config.json that this version of transformers knows in {name!r}; got {_first_line(error)} "
-            "Models that bring their own code are not run."
+            f"Expected a config.json that this version of transformers knows in {name!r}; got "
+            f"{_first_line(error)} Models that bring their own code are not run."
         ) from error
     if config.is_encoder_decoder:
         raise ValueError(
-            f"Expected a decoder-only model; {name!r} is an encoder-decoder ({config.model_type}). Choose a causal model."
+            f"Expected a decoder-only model; {name!r} is an encoder-decoder ({config.model_type}). Choose a "
+            "causal model."
         )
     check_weights(name, folder)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         check_weights(name, folder)  # a hub id's files are here only now
@@ -216,8 +252,8 @@ def _read_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
-            f"Expected weights for every parameter of {type(model).__name__}; {name!r} lacks {len(missing)}, such as "
-            f"{missing[0]!r}. Save the whole causal model with model.save_pretrained."
+            f"Expected weights for every parameter of {type(model).__name__}; {name!r} lacks {len(missing)}, "
+            f"such as {missing[0]!r}. Save the whole causal model with model.save_pretrained."
         )
     return model.eval().requires_grad_(False)
 
@@ -228,8 +264,8 @@ def _hub_folder(name: str) -> Path:
         return Path(cached_file(name, "config.json")).parent
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"Expected a model folder or a hub id that can be reached; got {name!r}: {_first_line(error)} Check the "
-            "spelling and the connection, or name a folder."
+            f"Expected a model folder or a hub id that can be reached; got {name!r}: {_first_line(error)} "
+            "Check the spelling and the connection, or name a folder."
         ) from error
 
 

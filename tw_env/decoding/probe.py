@@ -1,4 +1,4 @@
-"""What a causal model looks like from outside: its cache's shape, its limits, its head; refuses what can't be run."""
+"""A causal model seen from outside: its cache, limits and head; refuses what a session can't run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 PROBE_TOKENS = 3
-TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}  # of the largest hidden number; many norms compute in float32
+TOLERANCE = {
+    torch.float64: 1e-3,
+    torch.float32: 1e-3,
+}  # of the largest hidden number; many norms compute in float32
 HALF_TOLERANCE = 6e-2
 
 _EXAMINED: WeakKeyDictionary[PreTrainedModel, Anatomy] = WeakKeyDictionary()
@@ -41,7 +44,11 @@ class Anatomy:
     def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Final hidden states of the base model, (r, w, hidden), through `cache`."""
         return self.base(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -53,19 +60,20 @@ class Anatomy:
         """Raises ValueError if texts of `capacity` tokens are beyond what the model can attend to."""
         if self.limit is not None and capacity > self.limit:
             raise ValueError(
-                f"Expect a capacity of at most {self.limit} tokens ({self.limit_name} of {self.name}), "
-                f"actually: {capacity}. Lower the cap on new tokens or shorten the prompts."
+                f"Expected a capacity of at most {self.limit} tokens ({self.limit_name} of {self.name}); "
+                f"got {capacity}. Lower the cap on new tokens or shorten the prompts."
             )
 
     def prove(self, hidden: Tensor) -> None:
-        """Raises ValueError unless `hidden`, (1, w <= 3, hidden), agrees with the model's own forward pass."""
+        """Raises ValueError unless `hidden`, (1, w <= 3, hidden), is what the model's own forward gives."""
         reference = self.reference[:, : hidden.shape[1]]
         gap = float((hidden - reference).abs().max() / reference.abs().max())
         if not gap <= TOLERANCE.get(self.dtype, HALF_TOLERANCE):
             raise ValueError(
-                f"{self.name} doesn't follow explicit masks and positions: its hidden states are off by {gap:.1e} of "
-                "their size when a text is written in pieces. Expect a model with rotary or learned positions and "
-                "attention 'sdpa' or 'eager' (load it with attn_implementation='sdpa')."
+                f"{self.name} doesn't follow explicit masks and positions: its hidden states are off by "
+                f"{gap:.1e} of their size when a text is written in pieces. Expected a model with rotary or "
+                "learned positions and attention 'sdpa' or 'eager' (load it with "
+                "attn_implementation='sdpa')."
             )
         self.proven = True
 
@@ -74,10 +82,15 @@ def examine(model: PreTrainedModel) -> Anatomy:
     """The anatomy of `model`, found by one short forward pass and remembered for as long as the model lives.
 
     Raises:
-        ValueError: encoder-decoder or headless models, training mode, attention other than "sdpa" and "eager", layers
-            that don't keep plain keys and values, a head that does more than a matrix product and a scale.
+        ValueError: encoder-decoder or headless models, training mode, attention other than "sdpa" and
+            "eager", layers that don't keep plain keys and values, a head that does more than a matrix product
+            and a scale.
     """
-    name = f"{type(model).__name__} '{model.config.name_or_path}'" if model.config.name_or_path else type(model).__name__
+    name = (
+        f"{type(model).__name__} '{model.config.name_or_path}'"
+        if model.config.name_or_path
+        else type(model).__name__
+    )
     _check_kind(model, name)
     known = _EXAMINED.get(model)
     if known is not None and known.device == model.device and known.dtype == model.dtype:
@@ -90,23 +103,31 @@ def examine(model: PreTrainedModel) -> Anatomy:
 
 def _check_kind(model: PreTrainedModel, name: str) -> None:
     if model.config.is_encoder_decoder:
-        raise ValueError(f"Expect a decoder-only model, actually: {name} is an encoder-decoder. Choose a causal one.")
+        raise ValueError(f"Expected a decoder-only model; {name} is an encoder-decoder. Choose a causal one.")
     if model.training:
-        raise ValueError(f"Expect a model in evaluation mode, actually: {name} is in training mode. Call model.eval().")
+        raise ValueError(
+            f"Expected a model in evaluation mode; {name} is in training mode. Call model.eval()."
+        )
     if model.get_output_embeddings() is None or model.base_model is model:
-        raise ValueError(f"Expect a model with an output head, actually: {name}. Load it with AutoModelForCausalLM.")
+        raise ValueError(
+            f"Expected a model with an output head; {name} has none. Load it with AutoModelForCausalLM."
+        )
     attention = model.config._attn_implementation
     if attention not in ("sdpa", "eager"):
         raise ValueError(
-            f"Expect attention 'sdpa' or 'eager', which take a mask per row, actually: '{attention}' in {name}. "
+            f"Expected attention 'sdpa' or 'eager', which take a mask per row; got '{attention}' in {name}. "
             "Load the model with attn_implementation='sdpa'."
         )
     accepted = inspect.signature(model.base_model.forward).parameters
-    missing = [key for key in ("input_ids", "attention_mask", "position_ids", "past_key_values") if key not in accepted]
+    missing = [
+        key
+        for key in ("input_ids", "attention_mask", "position_ids", "past_key_values")
+        if key not in accepted
+    ]
     if missing:
         raise ValueError(
-            f"Expect a model whose forward takes explicit positions and a key/value cache, actually: {name} has no "
-            f"{', '.join(missing)}. Choose a transformer with rotary or learned positions."
+            f"Expected a model whose forward takes explicit positions and a key/value cache; {name} has "
+            f"no {', '.join(missing)}. Choose a transformer with rotary or learned positions."
         )
 
 
@@ -139,8 +160,9 @@ def _dissect(model: PreTrainedModel, name: str) -> Anatomy:
     gap = float((anatomy.logits(hidden) - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
     if not gap <= TOLERANCE.get(anatomy.dtype, HALF_TOLERANCE):
         raise ValueError(
-            f"Expect logits that are the head's product with the last hidden state, times a scale at most, actually: "
-            f"those of {name} are off by {gap:.1e} of their size (soft-capped logits?). Choose another model."
+            "Expected logits that are the head's product with the last hidden state, times a scale at most; "
+            f"those of {name} are off by {gap:.1e} of their size (soft-capped logits?). Choose another "
+            "model."
         )
     return anatomy
 
@@ -151,13 +173,14 @@ def _check_layers(cache: DynamicCache, name: str) -> None:
     if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer} or not cache.layers:
         found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
         raise ValueError(
-            f"Expect layers that keep plain keys and values, actually: {name} keeps {found} (state-space, shared or "
-            "compressed memory can't be rewound row by row). Choose a model with full attention in every layer."
+            f"Expected layers that keep plain keys and values; {name} keeps {found} (state-space, shared "
+            "or compressed memory can't be rewound row by row). Choose a model with full attention in every "
+            "layer."
         )
     shapes = {tuple(t.shape) for layer in cache.layers for t in (layer.keys, layer.values) if t is not None}
     if len(shapes) != 1 or not all(layer.is_initialized for layer in cache.layers):
         raise ValueError(
-            f"Expect keys and values of one shape in all layers, actually: {sorted(shapes)} in {name}. "
+            f"Expected keys and values of one shape in all layers; got {sorted(shapes)} in {name}. "
             "Choose a model whose layers are alike."
         )
 
@@ -176,4 +199,6 @@ def _limit(model: PreTrainedModel, cache: DynamicCache) -> tuple[int | None, str
 def _scale(model: PreTrainedModel) -> float:
     """The factor that some families put on the head's product."""
     config = model.config.get_text_config(decoder=True)
-    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(
+        getattr(config, "logits_scaling", None) or 1.0
+    )

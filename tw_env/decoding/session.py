@@ -2,139 +2,60 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
+from tw_env.decoding.cache import Entry, PromptMemory, RaggedLayer, Step
 from tw_env.decoding.probe import Anatomy, examine
 
 PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; more prompts go in several passes
-PROMPT_BYTES = 2**30  # upper limit on the remembered prompts' keys and values
 MOVE_COST = 8  # moving one stored number costs about as much as this many multiply-adds
-
-
-@dataclass
-class _Step:
-    """Where the tokens of one forward pass go, and which stored tokens they may look at."""
-
-    start: int | None = None  # every row of the cache writes at this place; None: see `slots`
-    slots: Tensor | None = None  # (r * w,) places in the flattened (rows * slots) store
-    rows: Tensor | None = None  # (r,) rows that take part; None: all
-    reach: int = 0  # the longest text after this pass
-    fresh: bool = False  # nothing was stored before: the new keys and values are all there are
-
-
-class _RaggedLayer(CacheLayerMixin):
-    """One layer's keys and values, (rows, slots, heads, dim): a token's numbers lie together, so writing is one copy."""
-
-    def __init__(self, keys: Tensor, values: Tensor, step: _Step) -> None:
-        super().__init__()
-        self.keys, self.values, self.step = keys, values, step
-        self._flat_keys, self._flat_values = keys.flatten(0, 1), values.flatten(0, 1)
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the storage exists from the start."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Store the new tokens, (r, heads, w, dim), and return all that may be attended to, (r, heads, reach, dim)."""
-        step, keys, values = self.step, self.keys, self.values
-        new_keys, new_values = key_states.transpose(1, 2), value_states.transpose(1, 2)
-        if step.start is not None:
-            width = new_keys.shape[1]
-            keys.narrow(1, step.start, width).copy_(new_keys)
-            values.narrow(1, step.start, width).copy_(new_values)
-        else:
-            self._flat_keys.index_copy_(0, step.slots, new_keys.flatten(0, 1))
-            self._flat_values.index_copy_(0, step.slots, new_values.flatten(0, 1))
-        if step.fresh:
-            return key_states, value_states
-        keys, values = keys.narrow(1, 0, step.reach), values.narrow(1, 0, step.reach)
-        if step.rows is not None:
-            keys, values = keys.index_select(0, step.rows), values.index_select(0, step.rows)
-        return keys.transpose(1, 2), values.transpose(1, 2)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.step.reach, 0
-
-    def get_seq_length(self) -> int:
-        return self.step.reach
-
-    def get_max_length(self) -> int:
-        return self.keys.shape[1]
-
-    get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
-
-
-class _PromptMemory:
-    """Keys and values of prompts seen before, least recently used out first; bounded in number and in bytes."""
-
-    def __init__(self, prompts: int) -> None:
-        self._limit = prompts
-        self._entries: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: bytes) -> tuple[Tensor, Tensor] | None:
-        entry = self._entries.get(key)
-        if entry is not None:
-            self._entries.move_to_end(key)
-        return entry
-
-    def put(self, key: bytes, entry: tuple[Tensor, Tensor]) -> None:
-        self._entries[key] = entry
-        self._bytes += _nbytes(entry)
-        while len(self._entries) > self._limit or self._bytes > PROMPT_BYTES:
-            self._bytes -= _nbytes(self._entries.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        self._entries.clear()
-        self._bytes = 0
-
-
-def _nbytes(entry: tuple[Tensor, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in entry)
 
 
 class Session:
     """Rows of text, each with its own length, over one KV cache of an unmodified causal model.
 
     Args:
-        model: a decoder-only model in evaluation mode whose layers keep plain keys and values ("sdpa" or "eager" attention).
+        model: a decoder-only model in evaluation mode whose layers keep plain keys and values ("sdpa" or
+            "eager" attention).
         rows: how many texts.
-        capacity: longest text in tokens, prompt and new tokens together; at most the model's `max_position_embeddings`.
-        prompt_memory: how many prompts' keys and values are remembered (least recently used out first; never more than
-            `PROMPT_BYTES`). Call `forget_prompts` when the model's weights change.
+        capacity: longest text in tokens, prompt and new tokens together; at most the model's
+            `max_position_embeddings`.
+        prompt_memory: how many prompts' keys and values are remembered (least recently used out first; never
+            more than `PROMPT_BYTES`). Call `forget_prompts` when the model's weights change.
 
     Attributes:
-        lengths: (rows,) int64 on the host, cached tokens per row. Read it, and copy it to keep it: it changes in place.
-        capacity, rows, hidden_size, vocabulary: sizes; `vocabulary` is the number of rows of the model's embedding.
+        lengths: (rows,) int64 on the host, cached tokens per row. Read it, and copy it to keep it: it changes
+            in place.
+        capacity, rows, hidden_size, vocabulary: sizes; `vocabulary` is the number of rows of the model's
+            embedding.
 
     Tensors that come back are inference tensors on the model's device: clone one before changing it in place.
     On construction, once per model, a three-token text is compared with the model's own forward pass.
 
     Raises:
-        ValueError: a model that can't be run this way (encoder-decoder, state-space, sliding window shorter than
-            `capacity`, no head, training mode), or sizes out of range.
+        ValueError: a model that can't be run this way (encoder-decoder, state-space, sliding window shorter
+            than `capacity`, no head, training mode), or sizes out of range.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, capacity: int, prompt_memory: int = 20_000) -> None:
-        for name, value, least in (("rows", rows, 1), ("capacity", capacity, 1), ("prompt_memory", prompt_memory, 0)):
+        sizes = {"rows": (rows, 1), "capacity": (capacity, 1), "prompt_memory": (prompt_memory, 0)}
+        for name, (value, least) in sizes.items():
             if value < least:
-                raise ValueError(f"Expect `{name}` to be at least {least}, actually: {value}.")
+                raise ValueError(f"Expected {name} >= {least}; got {value}.")
         anatomy = examine(model)
         anatomy.check_capacity(capacity)
         self.rows, self.capacity = rows, capacity
         self.hidden_size, self.vocabulary = anatomy.hidden_size, anatomy.vocabulary
         self.lengths = np.zeros(rows, dtype=np.int64)
         self._anatomy, self._device = anatomy, anatomy.device
-        self._prompts = _PromptMemory(prompt_memory)
-        self._step = _Step()
+        self._prompts = PromptMemory(prompt_memory)
+        self._step = Step()
         self._stride = capacity + 1  # one spare slot takes what rows write that have nothing to write
         self._offsets = np.arange(rows) * self._stride  # a row's first place in the flattened store
         self._places = np.arange(capacity)
@@ -144,27 +65,26 @@ class Session:
             self._columns = torch.arange(self._stride, device=self._device)
             self._open = torch.zeros((), dtype=anatomy.dtype, device=self._device)
             self._shut = torch.full_like(self._open, torch.finfo(anatomy.dtype).min)
-        self._cache = Cache(layers=[_RaggedLayer(keys, values, self._step) for keys, values in self._store])
+        self._cache = Cache(layers=[RaggedLayer(keys, values, self._step) for keys, values in self._store])
         if not anatomy.proven:
             self._prove(anatomy)
 
-    # ---- the four verbs -------------------------------------------------------------------------------------------
-
     @torch.inference_mode()
     def reset(self, rows: np.ndarray, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Begin `rows` anew with `prompts` and return (r, hidden), the final hidden state at each prompt's last token.
+        """Begin `rows` anew with `prompts`; the final hidden state at each prompt's last token, (r, hidden).
 
         Prompts seen before come from memory; new ones are read in one right-padded pass, each once.
 
         Raises:
-            ValueError: an empty prompt, one longer than `capacity`, a token id outside the model's vocabulary.
+            ValueError: an empty prompt, one longer than `capacity`, a token id outside the model's
+                vocabulary.
         """
         rows = self._checked_rows(rows)
         if len(rows) != len(prompts):
-            raise ValueError(f"Expect one prompt per row, actually: {len(rows)} rows and {len(prompts)} prompts.")
+            raise ValueError(f"Expected one prompt per row; got {len(rows)} rows and {len(prompts)} prompts.")
         texts = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
         keys = [text.tobytes() for text in texts]
-        entries: dict[bytes, tuple[Tensor, Tensor]] = {}
+        entries: dict[bytes, Entry] = {}
         fresh: dict[bytes, int] = {}  # prompt -> the first place that wants it
         for place, key in enumerate(keys):
             if key in entries or key in fresh:
@@ -190,11 +110,12 @@ class Session:
         Args:
             rows: (r,) different rows in any order; None for all rows in order.
             tokens: (r, w) token ids.
-            counts: (r,) how many of the w are real, from the left; None for all. A row with 0 stays as it is. Hidden
-                states past a row's count are undefined.
+            counts: (r,) how many of the w are real, from the left; None for all. A row with 0 stays as it is.
+                Hidden states past a row's count are undefined.
 
         Raises:
-            ValueError: shapes that don't fit, token ids out of range, a text that would be longer than `capacity`.
+            ValueError: shapes that don't fit, token ids out of range, a text that would be longer than
+                `capacity`.
         """
         rows, tokens, counts = self._checked_append(rows, tokens, counts)
         if rows is None and counts is None and tokens.size:
@@ -210,7 +131,8 @@ class Session:
         full_width, width = width, int(counts.max())
         active = np.flatnonzero(counts)
         if not self._gathering_pays(len(active), width, int(self.lengths.max()) + width):
-            all_tokens, all_counts = np.zeros((self.rows, width), dtype=np.int64), np.zeros(self.rows, dtype=np.int64)
+            all_tokens = np.zeros((self.rows, width), dtype=np.int64)
+            all_counts = np.zeros(self.rows, dtype=np.int64)
             all_tokens[asked], all_counts[asked] = tokens[:, :width], counts
             hidden = self._append_ragged(None, all_tokens, all_counts)
             if rows is not None:
@@ -233,8 +155,8 @@ class Session:
         rows, lengths = self._checked_rows(rows), np.asarray(lengths, dtype=np.int64)
         if lengths.shape != rows.shape or (lengths < 0).any() or (lengths > self.lengths[rows]).any():
             raise ValueError(
-                f"Expect `lengths` between 0 and what the rows hold ({self.lengths[rows].tolist()}), one per row, "
-                f"actually: {lengths.tolist()}. A row can only be shortened; use `append` to lengthen it."
+                f"Expected `lengths` between 0 and what the rows hold ({self.lengths[rows].tolist()}), one "
+                f"per row; got {lengths.tolist()}. A row can only be shortened; use `append` to lengthen it."
             )
         self.lengths[rows] = lengths
 
@@ -247,8 +169,6 @@ class Session:
         """Drop the remembered prompts, as needed when the model's weights have changed."""
         self._prompts.clear()
 
-    # ---- forward passes -------------------------------------------------------------------------------------------
-
     def _append_in_step(self, start: int, tokens: np.ndarray) -> Tensor:
         """All rows, one common length: slices instead of indices, one mask for all. tokens (rows, w)."""
         width = tokens.shape[1]
@@ -259,15 +179,18 @@ class Session:
         self.lengths += width
         return hidden
 
-    def _append_ragged(self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None) -> Tensor:
-        """Rows with their own lengths. rows (r,) or None for all, tokens (r, w), counts (r,), w the largest, or None."""
+    def _append_ragged(
+        self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None
+    ) -> Tensor:
+        """Rows with their own lengths. rows (r,) or None for all, tokens (r, w), counts (r,) or None."""
         r, width = tokens.shape
         size = r * width
         lengths, offsets = self.lengths, self._offsets
         if rows is not None:
             lengths, offsets = lengths[rows], offsets[rows]
         ends = lengths + (width if counts is None else counts)
-        packed = np.empty(3 * size + r, dtype=np.int64)  # one copy to the device: tokens, positions, slots, rows
+        # One copy to the device: tokens, positions, slots, rows.
+        packed = np.empty(3 * size + r, dtype=np.int64)
         blocks = packed[: 3 * size].reshape(3, r, width)
         blocks[0] = tokens
         positions = np.add(lengths[:, None], self._places[:width], out=blocks[1])
@@ -280,7 +203,7 @@ class Session:
             packed[3 * size :] = rows
         device = self._to_device(packed)
         step = self._step
-        step.start, step.reach, step.fresh = None, int(ends.max()), False
+        step.reach, step.fresh = int(ends.max()), False
         step.slots = device[2 * size : 3 * size]
         step.rows = None if rows is None else device[3 * size :]
         hidden = self._forward(device[:size].view(r, width), device[size : 2 * size].view(r, width))
@@ -291,7 +214,7 @@ class Session:
         return hidden
 
     def _gathering_pays(self, active: int, width: int, reach: int) -> bool:
-        """Whether copying the keys and values of `active` rows is cheaper than letting the other rows run along idle."""
+        """Whether copying the keys and values of `active` rows is cheaper than running all rows."""
         hidden, stored = self.hidden_size, self._anatomy.kv_heads * self._anatomy.head_dim
         one_row = width * (12 * hidden * hidden + 2 * reach * hidden)  # multiply-adds of one layer
         return active * (one_row + 2 * MOVE_COST * reach * stored) < self.rows * one_row
@@ -307,9 +230,9 @@ class Session:
         rows: np.ndarray,
         texts: list[np.ndarray],
         fresh: list[tuple[bytes, int]],
-        entries: dict[bytes, tuple[Tensor, Tensor]],
+        entries: dict[bytes, Entry],
     ) -> None:
-        """Read the prompts named in `fresh` (key, place) into their rows and add what they leave to `entries`."""
+        """Read the prompts in `fresh`, (key, place), into their rows and add what they leave to `entries`."""
         fresh = sorted(fresh, key=lambda item: len(texts[item[1]]))
         while fresh:
             chunk = max(1, PREFILL_TOKENS // len(texts[fresh[-1][1]]))
@@ -323,7 +246,7 @@ class Session:
             packed[2 * r * width :] = np.arange(r) * width + lengths - 1
             device = self._to_device(packed)
             step = self._step
-            step.start, step.rows, step.reach, step.fresh = None, None, width, True
+            step.rows, step.reach, step.fresh = None, width, True
             step.slots = device[r * width : 2 * r * width]
             hidden = self._forward(device[: r * width].view(r, width), self._columns[:width].unsqueeze(0))
             last = hidden.flatten(0, 1).index_select(0, device[2 * r * width :])  # (r, hidden)
@@ -339,28 +262,28 @@ class Session:
     def _nothing(self, *shape: int) -> Tensor:
         return torch.zeros((*shape, self.hidden_size), dtype=self._anatomy.dtype, device=self._device)
 
-    # ---- checks ---------------------------------------------------------------------------------------------------
-
     def _checked_rows(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.int64)
         if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= self.rows)):
-            raise ValueError(f"Expect `rows` to be a vector of numbers below {self.rows}, actually: {rows.tolist()}.")
+            raise ValueError(
+                f"Expected `rows` to be a vector of numbers below {self.rows}; got {rows.tolist()}."
+            )
         if np.count_nonzero(np.bincount(rows)) < len(rows):
-            raise ValueError(f"Expect each row at most once, actually: {rows.tolist()}.")
+            raise ValueError(f"Expected each row at most once; got {rows.tolist()}.")
         return rows
 
     def _check_prompt(self, text: np.ndarray) -> None:
         if text.ndim != 1 or not 1 <= len(text) <= self.capacity:
             raise ValueError(
-                f"Expect a prompt of 1 to {self.capacity} tokens (the session's capacity), actually: {text.size}. "
-                "Shorten the prompt, or open the session with a larger capacity."
+                f"Expected a prompt of 1 to {self.capacity} tokens (the session's capacity); got "
+                f"{text.size}. Shorten the prompt, or open the session with a larger capacity."
             )
         self._check_tokens(text)
 
     def _check_tokens(self, tokens: np.ndarray) -> None:
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.vocabulary):
             raise ValueError(
-                f"Expect token ids from 0 to {self.vocabulary - 1}, actually: {tokens.min()} to {tokens.max()}. "
+                f"Expected token ids from 0 to {self.vocabulary - 1}; got {tokens.min()} to {tokens.max()}. "
                 "Use the tokenizer that belongs to this model."
             )
 
@@ -371,7 +294,7 @@ class Session:
         tokens = np.asarray(tokens, dtype=np.int64)
         r = self.rows if rows is None else len(rows)
         if tokens.ndim != 2 or len(tokens) != r:
-            raise ValueError(f"Expect `tokens` of shape ({r}, w), actually: {tokens.shape}.")
+            raise ValueError(f"Expected `tokens` of shape ({r}, w); got {tokens.shape}.")
         width = tokens.shape[1]
         if counts is None:
             self._check_tokens(tokens)
@@ -379,14 +302,16 @@ class Session:
         else:
             counts = np.asarray(counts, dtype=np.int64)
             if counts.shape != (r,) or (r and (counts.min() < 0 or counts.max() > width)):
-                raise ValueError(f"Expect `counts` of shape ({r},) from 0 to {width}, actually: {counts.tolist()}.")
+                raise ValueError(
+                    f"Expected `counts` of shape ({r},) from 0 to {width}; got {counts.tolist()}."
+                )
             self._check_tokens(tokens[np.arange(width) < counts[:, None]])
             lengths = self.lengths if rows is None else self.lengths[rows]
             longest = int((lengths + counts).max(initial=0))
         if longest > self.capacity:
             raise ValueError(
-                f"Expect texts of at most {self.capacity} tokens (the session's capacity), actually: {longest} after "
-                "this append. Open the session with a larger capacity, or end the text earlier."
+                f"Expected texts of at most {self.capacity} tokens (the session's capacity); got {longest} "
+                "after this append. Open the session with a larger capacity, or end the text earlier."
             )
         return rows, tokens, counts
 

@@ -166,11 +166,13 @@ class LiveTexts:
         self._catch_up(self._student, rows)
         last = self._student.last if rows is None else self._student.last[torch.from_numpy(rows)]
         logits = self._student.session.logits(last)[:, : self.pair.vocabulary]
-        view, logprobs = distributions.student_view(logits, self.top_k, uniforms)
         selected = self._all if rows is None else rows
-        length = self.length[selected]
-        if self.sampling:
-            self._student_logprobs[torch.from_numpy(selected), torch.from_numpy(length)] = logprobs.float()
+        if uniforms is None:
+            view = distributions.student_view(logits, self.top_k)
+        else:
+            view, logprobs = distributions.sampled_view(logits, self.top_k, uniforms)
+            at = (torch.from_numpy(selected), torch.from_numpy(self.length[selected]))
+            self._student_logprobs[at] = logprobs.float()
         self._show(selected, view.cpu().numpy())
         if self.hidden.shape[1]:
             self.hidden[selected] = last.float().cpu().numpy()

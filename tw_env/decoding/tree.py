@@ -129,6 +129,7 @@ class RememberedTexts(LiveTexts):
         self._judged[rows] = np.minimum(self._judged[rows], lengths + 1)
 
     def write(self, tokens: IntArray, continues: BoolArray) -> None:
+        self._check_generation()  # another game on the same memory may have made it forget
         super().write(tokens, continues)
         rows = self._all if continues.all() else np.flatnonzero(continues)
         self._step(rows, self.length[rows])
@@ -187,19 +188,28 @@ class RememberedTexts(LiveTexts):
         new = ~self.memory.known[node, TEACHER]
         if new.any():
             self._ask_teacher(np.unique(owner[new]))
-        findings = self.memory.teacher[node]
-        self.best[owner, place] = findings[:, 0]
-        self.best_logprob[owner, place] = findings[:, 1]
-        self.score[owner, place] = findings[:, 2]
+        self._recall(owner, place, node)
         self._judged[selected] = length + 1
 
     def _ask_teacher(self, rows: IntArray) -> None:
-        """Let the live teacher read these rows anew where it lags behind, and remember all that it said."""
+        """Let the live teacher read these rows anew where it lags behind, and remember what is new.
+
+        What is known stays: read in other pieces, a prefix differs in the last bits, and a run must repeat.
+        """
         super().read(rows)
         counts = self.length[rows] + 1
         owner, place = np.repeat(rows, counts), np.concatenate([np.arange(count) for count in counts])
         node = self._path[owner, place]
-        self.memory.teacher[node, 0] = self.best[owner, place]
-        self.memory.teacher[node, 1] = self.best_logprob[owner, place]
-        self.memory.teacher[node, 2] = self.score[owner, place]
-        self.memory.known[node, TEACHER] = True
+        new = ~self.memory.known[node, TEACHER]
+        at = (owner[new], place[new])
+        findings = np.stack((self.best[at], self.best_logprob[at], self.score[at]), axis=1)
+        self.memory.teacher[node[new]] = findings
+        self.memory.known[node[new], TEACHER] = True
+        self._recall(owner, place, node)
+
+    def _recall(self, owner: IntArray, place: IntArray, node: IntArray) -> None:
+        """Put what is remembered of these nodes into the rows' arrays."""
+        findings = self.memory.teacher[node]
+        self.best[owner, place] = findings[:, 0]
+        self.best_logprob[owner, place] = findings[:, 1]
+        self.score[owner, place] = findings[:, 2]

@@ -25,13 +25,13 @@ class Policy:
     A policy knows the layout of the observations that it was made for and the action set that it plays.
 
     Args:
-        layout: of the environment, `env.layout`.
+        layout: of the environment, `env.layout`; None in environments whose observations have no names.
         actions: the environment's action set, `env.game.spec.actions`.
     """
 
     kind = "policy"
 
-    def __init__(self, layout: Layout, actions: tuple[Action, ...]) -> None:
+    def __init__(self, layout: Layout | None, actions: tuple[Action, ...]) -> None:
         self.layout, self.actions = layout, actions
         self.generator = np.random.default_rng(0)
 
@@ -62,12 +62,12 @@ class Policy:
             ValueError: observations of another size than the layout's.
         """
         observations = np.atleast_2d(observation)
-        if observations.shape[-1] != self.layout.size:
+        if self.layout is not None and observations.shape[-1] != self.layout.size:
             raise ValueError(
                 f"Expected observations of size {self.layout.size}, as this {self.kind} policy was made for, got "
                 f"{observations.shape[-1]}. Make the environment with the same `hidden` and `top_k`."
             )
-        masks = None if action_masks is None else np.atleast_2d(action_masks)
+        masks = None if action_masks is None else np.atleast_2d(action_masks).astype(bool)
         actions = self.choose(observations, deterministic, masks)
         if masks is not None:
             allowed = masks[np.arange(len(actions)), actions]

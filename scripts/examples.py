@@ -1,0 +1,134 @@
+"""Single texts token by token: who wrote what, and which texts show best what a policy does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.rollout import Predicts
+from tw_env.actions import Writer
+from tw_env.env import AssistedDecodingEnv
+from tw_env.render import pieces
+
+
+class Ink(Enum):
+    """How a token came to be, or to vanish; the values are the page's class names."""
+
+    STUDENT = "student"  # written by the student, and nobody read it
+    ACCEPTED = "accepted"  # written by the student, read and kept by the teacher
+    TEACHER = "teacher"  # written by the teacher
+    DROPPED = "dropped"  # written by the student, taken back by the teacher
+
+
+_INKS = {Writer.STUDENT: Ink.STUDENT, Writer.ACCEPTED: Ink.ACCEPTED, Writer.TEACHER: Ink.TEACHER}
+
+
+@dataclass
+class Piece:
+    """A token as text; `end` marks the end token. `instead`: what the student would have written there."""
+
+    text: str
+    ink: Ink
+    end: bool = False
+    instead: str = ""
+
+
+@dataclass
+class Played:
+    """One text under one rule."""
+
+    rule: str
+    pieces: list[Piece]
+    calls: int
+    quality: float
+
+
+@dataclass
+class Example:
+    """One prompt with its references, and what was written under each rule."""
+
+    prompt: str
+    references: list[str]
+    played: list[Played] = field(default_factory=list)
+
+
+def play(env: AssistedDecodingEnv, policy: Predicts, prompt: int, rule: str, seed: int = 0) -> Played:
+    """Play one prompt with the likeliest actions and write down what became of every token."""
+    observation, info = env.reset(seed=seed, options={"prompts": [prompt], "rules": rule})
+    game, state, over = env.game, None, False
+    dropped: dict[int, list[list[int]]] = {}  # before which place, tokens that were taken back
+    instead: dict[int, int] = {}  # what the student would have written where the teacher wrote
+    while not over:
+        written = game.texts.tokens[0, : game.texts.length[0]].tolist()
+        proposal = int(game.texts.proposal[0, len(written)])
+        action, state = policy.predict(
+            observation, state, deterministic=True, action_masks=info["action_mask"].astype(bool)
+        )
+        observation, _, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+        place = int(game.texts.length[0]) - 1
+        if game.dropped[0]:
+            dropped.setdefault(place, []).append(written[place:])
+        if game.writer[0, place] == Writer.TEACHER:
+            instead[place] = written[place] if game.dropped[0] else proposal
+    return Played(rule, _pieces(env, dropped, instead), int(info["calls"]), float(info["quality"]))
+
+
+def _pieces(
+    env: AssistedDecodingEnv, dropped: Mapping[int, list[list[int]]], instead: Mapping[int, int]
+) -> list[Piece]:
+    """The final text's tokens in order, each run of dropped ones before the token that replaced it."""
+    texts, tokenizer, ends = env.game.texts, env.pair.tokenizer, set(env.pair.end_tokens)
+    tokens = texts.tokens[0, : texts.length[0]].tolist()
+    shown: list[Piece] = []
+    for place, (token, text) in enumerate(zip(tokens, pieces(tokenizer, tokens), strict=True)):
+        for run in dropped.get(place, []):
+            shown += [Piece(tokenizer.decode([lost]), Ink.DROPPED, lost in ends) for lost in run]
+        other = instead.get(place, token)
+        name = "the end" if other in ends else tokenizer.decode([other]).strip()
+        ink = _INKS[Writer(int(env.game.writer[0, place]))]
+        shown.append(Piece(text, ink, token in ends, "" if other == token else name))
+    return shown
+
+
+# ---- which texts to show -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Group:
+    """Prompts of one kind: what they show, how often it happens, and some of them."""
+
+    title: str
+    share: float
+    prompts: NDArray[np.int64]
+
+
+def choose(
+    student: NDArray[np.float64], teacher: NDArray[np.float64], ruled: Sequence[NDArray[np.float64]], count: int
+) -> list[Group]:
+    """Groups that between them hold every prompt once, and the first few prompts of each.
+
+    Args:
+        student, teacher: (prompts,) quality of each alone. ruled: the policy's under rising limits.
+        count: prompts shown of the largest group; the others show fewer.
+    """
+    tight, loose = ruled[0], ruled[-1]
+    gained, lost = teacher > student, teacher < student
+    first = gained & (tight > student)
+    later = gained & ~first & (loose > student)
+    groups = {
+        "The teacher's help is worth it, and the tightest rule already buys it": (first, count),
+        "Worth it, but only a looser rule buys it": (later, count),
+        "It would be worth it, and the policy misses it": (gained & ~first & ~later, count // 2),
+        "The student is as good as the teacher: asking would be wasted": (~gained & ~lost, count // 2),
+        "The teacher alone does worse than the student": (lost, count // 2),
+    }
+    return [
+        Group(title, float(chosen.mean()), np.flatnonzero(chosen)[: max(few, 1)])
+        for title, (chosen, few) in groups.items()
+        if chosen.any()
+    ]

@@ -1,0 +1,266 @@
+"""Pictures of benchmark rows and training runs: frontier, spend against the rule, learning curves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from scripts.rows import GAMES, OURS, FloatArray, Line, Row, games_of, lines_of, name_of
+
+Curves = dict[str, tuple[FloatArray, FloatArray]]
+
+REACH = 0.45  # calls per token: the widest frontier that is drawn
+
+# Okabe and Ito's colours, told apart with any kind of colour vision; the learned policy has one for itself.
+_OURS = {False: "#0072B2", True: "#56B4E9"}
+_CYCLE = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#8C8C8C", "#B8A200")
+_FIXED = {  # the same in every picture: colour, marker
+    "random": ("#8C8C8C", "o"),
+    "p-max": ("#009E73", "s"),
+    "surprise-at-end": ("#E69F00", "D"),
+    "big-little": ("#CC79A7", "^"),
+    "speculative": ("#D55E00", "*"),
+}
+_MARKERS = "vP<>hXpd"
+_THEMES = {
+    False: {"axes.facecolor": "white", "figure.facecolor": "white", "text.color": "#1c1c1c"},
+    True: {"axes.facecolor": "#1b1f24", "figure.facecolor": "#1b1f24", "text.color": "#e6e6e6"},
+}
+
+
+def theme(dark: bool) -> AbstractContextManager[None]:
+    """matplotlib's settings for all pictures, on white or on dark ground."""
+    ink = _THEMES[dark]["text.color"]
+    settings: dict[str, Any] = {
+        **_THEMES[dark],
+        "axes.edgecolor": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "axes.titlesize": 11, "axes.titlelocation": "left", "font.size": 10, "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+    }  # fmt: skip
+    return matplotlib.rc_context(settings)  # type: ignore[arg-type]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def data_uri(image: bytes) -> str:
+    """A PNG as text that HTML can hold."""
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def styles_of(lines: Sequence[Line], dark: bool) -> dict[str, dict[str, Any]]:
+    """Colour, marker and width of each agent, by its name."""
+    styles, others = {}, 0
+    for line in lines:
+        style: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.5}
+        if line.agent == OURS:
+            style |= {"color": _OURS[dark], "marker": "o", "linewidth": 3.2, "markersize": 7, "zorder": 5}
+        elif (key := line.agent.replace("_", "-")) in _FIXED:
+            style |= dict(zip(("color", "marker"), _FIXED[key], strict=True))
+        else:
+            style |= {"color": _CYCLE[others % len(_CYCLE)], "marker": _MARKERS[others % len(_MARKERS)]}
+            style |= {"linestyle": ("-", "-.")[others // len(_CYCLE) % 2]}
+            others += 1
+        if line.kind == "oracle":
+            style |= {"linestyle": "--"}
+        if line.kind == "fixed":
+            style |= {"marker": "*", "markersize": 15, "linestyle": "none", "zorder": 6}
+        styles[line.agent] = style
+    return styles
+
+
+# ---- pictures --------------------------------------------------------------------------------------------
+
+
+def _panels(rows: Sequence[Row], dark: bool, fixed: bool) -> list[tuple[str, list[Line], dict[str, Any]]]:
+    """Game, lines and styles of each panel; an agent looks the same in all of them."""
+    drawn = []
+    for game in games_of(rows):
+        lines = [line for line in lines_of(rows, game) if line.agent not in ("student", "teacher")]
+        drawn.append((game, [line for line in lines if fixed or line.kind != "fixed"]))
+    unique = {line.agent: line for _, lines in drawn for line in lines}
+    styles = styles_of(list(unique.values()), dark)
+    return [(game, lines, styles) for game, lines in drawn]
+
+
+def _reach(panels: Sequence[tuple[str, list[Line], Any]]) -> float:
+    spent = [value for _, lines, _ in panels for line in lines for value in line.calls if value <= REACH]
+    return max(1.08 * max(spent, default=0.0), 0.05)
+
+
+def frontier(rows: Sequence[Row], dark: bool = False) -> Figure:
+    """Recovered share of the gap against teacher calls per token, a panel for each game.
+
+    Args:
+        rows: as `scripts.benchmark` writes them. The student is the origin and the teacher the line at 100%.
+        dark: for dark pages.
+    """
+    panels = _panels(rows, dark, fixed=True)
+    reach = _reach(panels)
+    with theme(dark):
+        figure = Figure(figsize=(7.6 if len(panels) < 2 else 13, 5.6))
+        axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)
+        for ax, (game, lines, styles) in zip(axes[0], panels, strict=False):
+            ax.set_title(GAMES.get(game, game))
+            for line in lines:
+                _band(ax, line, styles[line.agent])
+            _ends(ax, reach, dark)
+            ax.set(
+                xlim=(-0.02 * reach, reach),
+                xlabel="teacher calls per written token  (cheaper \N{LEFTWARDS ARROW})",
+            )
+            ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        lowest = min((line.gap.min() for _, lines, _ in panels for line in lines), default=0.0)
+        axes[0, 0].set(
+            ylim=(min(-0.04, 1.1 * lowest), 1.09), ylabel="recovered share of the teacher's advantage"
+        )
+        axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
+    return figure
+
+
+def _band(ax: Axes, line: Line, style: dict[str, Any]) -> None:
+    ax.plot(line.calls, line.gap, **style)
+    if line.kind == "fixed":
+        ax.errorbar(line.calls, line.gap, (line.gap - line.low, line.high - line.gap), fmt="none",
+                    color=style["color"], linewidth=1)  # fmt: skip
+    else:
+        strength = 0.25 if line.agent == OURS else 0.1
+        ax.fill_between(line.calls, line.low, line.high, color=style["color"], alpha=strength, linewidth=0)
+
+
+def _ends(ax: Axes, reach: float, dark: bool) -> None:
+    """The two ends of every frontier, written beside them."""
+    ink = str(_THEMES[dark]["text.color"])
+    ax.axhline(1, color=ink, linewidth=1, linestyle=":")
+    ax.text(0.005 * reach, 1.012, "teacher alone (a call at every token)", fontsize=9, color=ink)
+    ax.plot([0], [0], marker="o", color=ink, markersize=8, zorder=6, clip_on=False)
+    ax.annotate(
+        "student alone", (0, 0), (9, -1), textcoords="offset points", fontsize=9, color=ink, va="center"
+    )
+
+
+def _legend(figure: Figure, panels: Sequence[tuple[str, list[Line], dict[str, Any]]], columns: int) -> None:
+    """Below the panels, where it covers no line; ours first."""
+    agents = {line.agent: styles[line.agent] for _, lines, styles in panels for line in lines}
+    order = sorted(agents, key=lambda agent: agent != OURS)
+    handles = [Line2D([], [], label=name_of(agent), **agents[agent]) for agent in order]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower left", ncols=min(columns, len(handles)), fontsize=9.5
+        )
+
+
+def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
+    """Calls per token that were spent against the allowed ones, for rules on a share of the tokens."""
+    limited = [row for row in rows if row["quantity"] == "calls_per_token" and row["limit"] is not None]
+    panels = _panels(limited, dark, fixed=False)
+    reach = 1.08 * max((float(row["limit"]) for row in limited if row["limit"] <= REACH), default=0.3)
+    line_of_rule, ink = np.array([0.0, reach]), str(_THEMES[dark]["text.color"])
+    with theme(dark):
+        figure = Figure(figsize=(6.4 if len(panels) < 2 else 11, 5.4))
+        axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)
+        for ax, (game, lines, styles) in zip(axes[0], panels, strict=False):
+            ax.set_title(
+                GAMES.get(game, game) if len(panels) > 1 else "What was spent, and what the rule allows"
+            )
+            ax.fill_between(line_of_rule, line_of_rule + 0.01, 1, color="#D55E00", alpha=0.12, linewidth=0)
+            ax.plot(line_of_rule, line_of_rule, color=ink, linewidth=1, linestyle=":")
+            ax.text(
+                0.03 * reach, 0.93 * reach, "more than 1 point above the rule", fontsize=9, color="#D55E00"
+            )
+            for line in lines:
+                order = np.argsort(line.limit)
+                ax.plot(line.limit[order], line.calls[order], **styles[line.agent])
+            ax.set(xlim=(0, reach), ylim=(0, reach), xlabel="allowed by the rule")
+            ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes[0, 0].set_ylabel("spent: teacher calls per written token")
+        axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
+    return figure
+
+
+# ---- training --------------------------------------------------------------------------------------------
+
+
+def read_curves(log: Path) -> Curves:
+    """(rounds, values) by name out of a run's log.jsonl, one object with `round` a line."""
+    points: dict[str, dict[int, float]] = {}
+    for line in log.read_text().splitlines():
+        numbers = json.loads(line)
+        at = int(numbers.pop("round"))
+        for name, value in numbers.items():
+            points.setdefault(name, {})[at] = float(
+                value
+            )  # a resumed run repeats some rounds: the last one counts
+    return {
+        name: (np.array(sorted(values), float), np.array([values[at] for at in sorted(values)]))
+        for name, values in points.items()
+    }
+
+
+def learning(curves: Curves, dark: bool = False) -> Figure:
+    """Return, calls per token, violation and the multiplier of each limit over the rounds of a run."""
+    single = (
+        ("return", "return (mean quality of the text)"),
+        ("calls_per_token", "teacher calls per written token"),
+        ("violation", "spent - allowed, calls per text (rule: at most 0)"),
+    )
+    with theme(dark):
+        figure = Figure(figsize=(11, 6.4))
+        axes = figure.subplots(2, 2, sharex=True)
+        for ax, (tag, title) in zip(axes.flat, single, strict=False):
+            ax.set_title(title)
+            if tag in curves:
+                rounds, values = curves[tag]
+                ax.plot(rounds, values, color=_OURS[dark], alpha=0.25, linewidth=0.8)
+                ax.plot(rounds, _smooth(values), color=_OURS[dark], linewidth=2)
+        axes[1, 0].axhline(0, color=str(_THEMES[dark]["text.color"]), linewidth=1, linestyle=":")
+        _multipliers(axes[1, 1], curves, dark)
+        for ax in axes[1]:
+            ax.set_xlabel("round of play and updates")
+    return figure
+
+
+def _multipliers(ax: Axes, curves: Curves, dark: bool) -> None:
+    """One line per limit, light for loose rules, named at its right end."""
+    ax.set_title("multiplier \N{GREEK SMALL LETTER LAMDA}: the price of one call, for each limit")
+    limits = {}
+    for tag in curves:
+        head, _, tail = tag.rpartition("/")
+        if head == "lambda" and tail.replace(".", "", 1).isdigit():
+            limits[float(tail)] = curves[tag]
+    shades = matplotlib.colormaps["viridis"](
+        np.linspace(0.25 if dark else 0.05, 0.95 if dark else 0.85, len(limits))
+    )
+    for shade, limit in zip(shades, sorted(limits), strict=True):
+        rounds, values = limits[limit]
+        ax.plot(rounds, values, color=shade, linewidth=1.6, label=f"{100 * limit:g}%")
+    if limits:
+        ax.legend(title="limit", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+
+
+def _smooth(values: FloatArray, share: float = 0.04) -> FloatArray:
+    """Running mean over a small share of the run; windows are cut at both ends."""
+    half = max(int(share * len(values) / 2), 1)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return np.asarray((sums[last] - sums[first]) / (last - first))

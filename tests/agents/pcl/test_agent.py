@@ -1,0 +1,77 @@
+"""The agent learns a constrained problem with a known optimum, resumes exactly, and saves without pickle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.pcl import PCL, PCLConfig
+from tests.bandit import GAINS, Bandit
+
+SMALL = PCLConfig(
+    iterations=12, episodes=64, updates=2, batch=64, capacity=200, width=16, checkpoint_every=4, limit=0.9,
+    multiplier_step=0.1,
+)  # fmt: skip
+
+
+def play(agent: PCL) -> np.ndarray:
+    """(contexts,) P(action 1)."""
+    assert agent.policy is not None
+    return np.exp(agent.policy.log_probabilities(np.eye(len(GAINS), dtype=np.float32)))[:, 1]
+
+
+@pytest.mark.parametrize("limit", [0.9, 1.5])
+def test_it_finds_the_constrained_optimum_of_a_bandit(limit: float) -> None:
+    # At the optimum P(1 | context) = sigmoid((gain - lambda) / alpha), with lambda such that 3 E[P] = limit.
+    alpha = 0.1
+    config = PCLConfig(
+        iterations=150, episodes=128, updates=4, batch=128, alpha=alpha, alpha_final=alpha, gate_lr=5e-3, value_lr=5e-3,
+        width=32, limit=limit, multiplier_step=0.1, path_lengths=(1,), initial_rate=0.3,
+    )  # fmt: skip
+    got = play(PCL(config).learn(Bandit()))
+    prices = np.linspace(-1, 2, 3001)
+    spent = 3 * (1 / (1 + np.exp(-(GAINS - prices[:, None]) / alpha))).mean(axis=1)
+    price = prices[np.abs(spent - limit).argmin()]
+    optimum = 1 / (1 + np.exp(-(GAINS - price) / alpha))
+    assert 3 * got.mean() == pytest.approx(limit, abs=0.15)
+    assert np.abs(got - optimum).max() < 0.12
+
+
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    whole = PCL(SMALL).learn(Bandit(16), folder=tmp_path / "whole")
+
+    def stop(iteration: int, numbers: dict[str, float]) -> None:
+        if iteration == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        PCL(SMALL).learn(Bandit(16), folder=tmp_path / "cut", log=stop)
+    rounds: list[int] = []
+    resumed = PCL(SMALL).learn(Bandit(16), folder=tmp_path / "cut", resume=True, log=lambda i, _: rounds.append(i))
+    assert rounds[0] == 4  # the checkpoint before the kill
+    for ours, theirs in zip(whole._gate.parameters(), resumed._gate.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert np.array_equal(whole._multiplier.value, resumed._multiplier.value)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    PCL(SMALL).learn(Bandit(16), folder=tmp_path)
+    with pytest.raises(ValueError, match="alpha differ"):
+        PCL(replace(SMALL, alpha=0.5)).learn(Bandit(16), folder=tmp_path, resume=True)
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    first, second = (play(PCL(SMALL).learn(Bandit(16))) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, play(PCL(replace(SMALL, seed=1)).learn(Bandit(16))))
+
+
+def test_an_untrained_agent_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="learn"):
+        PCL().predict(np.zeros((1, 4), np.float32))
+    with pytest.raises(RuntimeError, match="learn"):
+        PCL().save(tmp_path)
