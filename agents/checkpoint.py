@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / (FILE + ".tmp")
     torch.save({"iteration": iteration, "state": _pack(state)}, temporary)
-    os.replace(temporary, folder / FILE)
+    temporary.replace(folder / FILE)
 
 
 def load_checkpoint(

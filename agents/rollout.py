@@ -207,7 +207,7 @@ class Outcomes:
 def play_prompts(
     env: Any,
     policy: Predicts,
-    prompts: Sequence[int],
+    prompts: Sequence[int] | IntArray,
     rules: Any,
     seed: int,
     deterministic: bool,
@@ -226,7 +226,7 @@ def play_prompts(
     observations, infos = env.reset(seed=seed, options={"prompts": prompts, "rules": rules})
     count, rows = len(prompts), env.num_envs
     number = np.arange(rows)  # which prompt each row plays; from `count` on, fillers
-    results = {name: np.zeros(count) for name in ("quality", "calls", "tokens", "spent", "allowed", "returns", "prompt")}
+    results = {name: np.zeros(count) for name in (*OF_EPISODES, "returns")}
     returns, open_prompts, following, state = np.zeros(rows), count, rows, None
     while open_prompts:
         masks = np.asarray(infos["action_mask"]).astype(bool)

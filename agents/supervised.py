@@ -52,9 +52,7 @@ class SupervisedConfig:
     """Updates between two checkpoints."""
 
 
-def make_optimizers(
-    model: nn.Module, config: SupervisedConfig, pool: Executor
-) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, config: SupervisedConfig, pool: Executor) -> list[torch.optim.Optimizer]:
     """AdamW for embeddings and vectors, Muon (or AdamW) for the hidden matrices."""
     hidden, embeddings, vectors = [], [], []
     for name, parameter in model.named_parameters():
@@ -202,9 +200,7 @@ class Trainer:
         per_epoch = math.ceil(len(self.prompts) / self.config.batch_size)
         epoch, skip = divmod(self.step, per_epoch)
         while True:
-            batches = epoch_batches(
-                self.prompts, self.targets, self.config.batch_size, self.config.seed, epoch
-            )
+            batches = epoch_batches(self.prompts, self.targets, self.config.batch_size, self.config.seed, epoch)
             yield from batches[skip:]
             epoch, skip = epoch + 1, 0
 

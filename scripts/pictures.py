@@ -128,9 +128,7 @@ def frontier(rows: Sequence[Row], dark: bool = False) -> Figure:
             )
             ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         lowest = min((line.gap.min() for _, lines, _ in panels for line in lines), default=0.0)
-        axes[0, 0].set(
-            ylim=(min(-0.04, 1.1 * lowest), 1.09), ylabel="recovered share of the teacher's advantage"
-        )
+        axes[0, 0].set(ylim=(min(-0.04, 1.1 * lowest), 1.09), ylabel="recovered share of the teacher's advantage")
         axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
     return figure
@@ -152,9 +150,7 @@ def _ends(ax: Axes, reach: float, dark: bool) -> None:
     ax.axhline(1, color=ink, linewidth=1, linestyle=":")
     ax.text(0.005 * reach, 1.012, "teacher alone (a call at every token)", fontsize=9, color=ink)
     ax.plot([0], [0], marker="o", color=ink, markersize=8, zorder=6, clip_on=False)
-    ax.annotate(
-        "student alone", (0, 0), (9, -1), textcoords="offset points", fontsize=9, color=ink, va="center"
-    )
+    ax.annotate("student alone", (0, 0), (9, -1), textcoords="offset points", fontsize=9, color=ink, va="center")
 
 
 def _legend(figure: Figure, panels: Sequence[tuple[str, list[Line], dict[str, Any]]], columns: int) -> None:
@@ -163,9 +159,7 @@ def _legend(figure: Figure, panels: Sequence[tuple[str, list[Line], dict[str, An
     order = sorted(agents, key=lambda agent: agent != OURS)
     handles = [Line2D([], [], label=name_of(agent), **agents[agent]) for agent in order]
     if handles:
-        figure.legend(
-            handles=handles, loc="outside lower left", ncols=min(columns, len(handles)), fontsize=9.5
-        )
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(columns, len(handles)), fontsize=9.5)
 
 
 def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
@@ -178,14 +172,10 @@ def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
         figure = Figure(figsize=(6.4 if len(panels) < 2 else 11, 5.4))
         axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)
         for ax, (game, lines, styles) in zip(axes[0], panels, strict=False):
-            ax.set_title(
-                GAMES.get(game, game) if len(panels) > 1 else "What was spent, and what the rule allows"
-            )
+            ax.set_title(GAMES.get(game, game) if len(panels) > 1 else "What was spent, and what the rule allows")
             ax.fill_between(line_of_rule, line_of_rule + 0.01, 1, color="#D55E00", alpha=0.12, linewidth=0)
             ax.plot(line_of_rule, line_of_rule, color=ink, linewidth=1, linestyle=":")
-            ax.text(
-                0.03 * reach, 0.93 * reach, "more than 1 point above the rule", fontsize=9, color="#D55E00"
-            )
+            ax.text(0.03 * reach, 0.93 * reach, "more than 1 point above the rule", fontsize=9, color="#D55E00")
             for line in lines:
                 order = np.argsort(line.limit)
                 ax.plot(line.limit[order], line.calls[order], **styles[line.agent])
@@ -207,9 +197,7 @@ def read_curves(log: Path) -> Curves:
         numbers = json.loads(line)
         at = int(numbers.pop("round"))
         for name, value in numbers.items():
-            points.setdefault(name, {})[at] = float(
-                value
-            )  # a resumed run repeats some rounds: the last one counts
+            points.setdefault(name, {})[at] = float(value)  # a resumed run repeats some rounds: the last one counts
     return {
         name: (np.array(sorted(values), float), np.array([values[at] for at in sorted(values)]))
         for name, values in points.items()
@@ -247,9 +235,7 @@ def _multipliers(ax: Axes, curves: Curves, dark: bool) -> None:
         head, _, tail = tag.rpartition("/")
         if head == "lambda" and tail.replace(".", "", 1).isdigit():
             limits[float(tail)] = curves[tag]
-    shades = matplotlib.colormaps["viridis"](
-        np.linspace(0.25 if dark else 0.05, 0.95 if dark else 0.85, len(limits))
-    )
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.25 if dark else 0.05, 0.95 if dark else 0.85, len(limits)))
     for shade, limit in zip(shades, sorted(limits), strict=True):
         rounds, values = limits[limit]
         ax.plot(rounds, values, color=shade, linewidth=1.6, label=f"{100 * limit:g}%")

@@ -29,13 +29,13 @@ class Pronounce:
     """What to make; the models need the data."""
     seed: int = 0
     """Seed of the split, of the first weights and of the order of the words."""
-    teacher_steps: int = 3600
+    teacher_steps: int = 2700
     """Updates of the teacher."""
-    teacher_decay: int = 1800
+    teacher_decay: int = 1950
     """Last updates of the teacher, over which the learning rate falls to zero."""
-    student_steps: int = 12000
+    student_steps: int = 14000
     """Updates of the student."""
-    student_decay: int = 8000
+    student_decay: int = 11000
     """Last updates of the student, over which the learning rate falls to zero."""
     workers: int = 2
     """Threads that share an update; the weights don't depend on their number."""
@@ -54,12 +54,12 @@ class Pronounce:
         student = SupervisedConfig(
             steps=self.student_steps,
             decay_steps=self.student_decay,
-            batch_size=512,
+            batch_size=256,
             learning_rate=2e-2,
             weight_decay=0.0,
             ema_decay=0.995,
             seed=self.seed,
-            checkpoint_every=500,
+            checkpoint_every=1000,
         )
         return [
             Recipe("teacher", width=256, layers=4, heads=4, intermediate=704, training=teacher),

@@ -74,21 +74,37 @@ def lines_of(rows: Sequence[Row], game: str) -> list[Line]:
     """The agents of a game, in the order in which they were run, ours last so that it is drawn on top."""
     mine = [row for row in rows if row["actions"] == game]
     agents = dict.fromkeys(str(row["agent"]) for row in mine)
-    return [
-        _line([row for row in mine if row["agent"] == name])
-        for name in sorted(agents, key=lambda a: a == OURS)
-    ]
+    return [_line([row for row in mine if row["agent"] == name]) for name in sorted(agents, key=lambda a: a == OURS)]
 
 
 def _line(rows: Sequence[Row]) -> Line:
-    by_rule: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        by_rule.setdefault((str(row["rule"]), str(row["accept"])), []).append(row)
     columns = ("limit", "calls_per_token", "recovered_gap", "recovered_gap_low", "recovered_gap_high")
-    numbers = np.array([[_mean(group, name) for name in columns] for group in by_rule.values()])
+    numbers = np.array([[mean(group, name) for name in columns] for group in by_rule(rows).values()])
     numbers = numbers[np.argsort(numbers[:, 1], kind="stable")]
     return Line(str(rows[0]["agent"]), str(rows[0]["kind"]), *numbers.T)
 
 
-def _mean(rows: Sequence[Row], name: str) -> float:
+def by_rule(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each rule; they differ in their seeds."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row["rule"]), []).append(row)
+    return groups
+
+
+def rules_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Rules that set a limit above zero, each with a short name, from tight to loose."""
+    found = {str(row["rule"]): (str(row["quantity"]), float(row["limit"])) for row in rows if row["limit"]}
+    order = sorted(found, key=lambda rule: found[rule])
+    return [(rule, short(*found[rule])) for rule in order]
+
+
+def short(quantity: str, limit: float) -> str:
+    """A limit in few characters."""
+    units = {"calls_per_token": f"{100 * limit:g}%", "calls": f"{limit:g} calls", "latency_ms": f"{limit:g} ms"}
+    return units.get(quantity, f"{quantity} {limit:g}")
+
+
+def mean(rows: Sequence[Row], name: str) -> float:
+    """Over seeds; not a number where a row has none."""
     return float(np.mean([math.nan if row[name] is None else float(row[name]) for row in rows]))

@@ -11,18 +11,21 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 import tyro
 from transformers import DynamicCache
 
 import tw_env
+from agents.rollout import play_prompts
+from tw_env.decoding.tree import RememberedTexts
+from tw_env.policies import speculative
 from tw_env.tasks.pronounce import Pronounce
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
@@ -61,6 +64,7 @@ class Endless:
 
 
 def cpu_ms(run: Callable[[], object]) -> float:
+    """Milliseconds of process CPU time."""
     start = time.process_time()
     run()
     return 1e3 * (time.process_time() - start)
@@ -112,8 +116,8 @@ def one_by_one(env: AssistedDecodingVectorEnv, steps: int, cached: bool) -> Call
     prompts = env._setup.schedule.prompts
 
     @torch.inference_mode()
-    def decode(prompt: list[int]) -> None:
-        cache, ids = DynamicCache(config=model.config), torch.tensor([prompt])
+    def decode(prompt: Sequence[int]) -> None:
+        cache, ids = DynamicCache(config=model.config), torch.tensor([list(prompt)])
         logits = model(ids, past_key_values=cache, use_cache=True).logits if cached else model(ids).logits
         for _ in range(steps):
             token = logits[:, -1:].argmax(-1)
@@ -133,12 +137,13 @@ def second_pass(rows: int, words: int) -> dict[str, float]:
     returns: dict[str, np.ndarray] = {}
     memory = 0.0
     for name, remember in (("remembered", 1_000_000), ("anew", 0)):
-        env = gymnasium.make_vec(
+        env = tw_env.make_vec(
             GAME, num_envs=rows, limit=words, reward="regret", scoring="lazy", remember=remember, device="cpu"
         )
         for _ in range(2):
             cost[name], returns[name] = _draft_and_verify(env)
         if remember:
+            assert isinstance(env.game.texts, RememberedTexts)
             memory = env.game.texts.memory.bytes / 2**20
     if not np.allclose(returns["remembered"], returns["anew"], atol=1e-3):
         raise RuntimeError("Expected the same returns with and without remembered prefixes, got different ones.")
@@ -147,9 +152,6 @@ def second_pass(rows: int, words: int) -> dict[str, float]:
 
 def _draft_and_verify(env: AssistedDecodingVectorEnv) -> tuple[float, np.ndarray]:
     """CPU milliseconds and returns of playing every prompt once: four tokens of draft, then VERIFY."""
-    from agents.rollout import play_prompts
-    from tw_env.policies import speculative
-
     policy = speculative(env.layout, env.game.spec.actions, draft=4)
     results: list[np.ndarray] = []
     prompts = np.arange(len(env.task.prompts))
@@ -166,14 +168,14 @@ def _see_all(env: AssistedDecodingVectorEnv) -> None:
 def measure(options: Options) -> dict[str, float | int | str]:
     """All figures by name."""
     torch.set_num_threads(1)
-    common = {"num_envs": options.rows, "actions": "SELF/VERIFY", "remember": 0, "device": "cpu"}
+    common: dict[str, Any] = {"num_envs": options.rows, "actions": "SELF/VERIFY", "remember": 0, "device": "cpu"}
     words = Pronounce(split="policy").prompts
     length = int(np.median([len(word) for word in words]))
     endless = Endless([word for word in words if len(word) == length][:500])
-    make = gymnasium.make_vec
+    make = tw_env.make_vec
     steady = make(GAME, task=endless, reward="quality", **common)
     steady.game._ends[:] = False
-    repeated = {**common, "limit": options.prompts}
+    repeated: dict[str, Any] = {**common, "limit": options.prompts}
     playing = make(GAME, reward="quality", **repeated)
     eager = make(GAME, reward="regret", scoring="eager", **repeated)
     lazy = make(GAME, reward="regret", scoring="lazy", **repeated)
@@ -190,7 +192,7 @@ def measure(options: Options) -> dict[str, float | int | str]:
         variant()  # warm-up
     for env in (playing, eager, lazy):  # every prompt has been seen once
         _see_all(env)
-    samples = {name: [] for name in variants}
+    samples: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(options.rounds):
         for name, variant in variants.items():
             samples[name].append(variant())

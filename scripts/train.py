@@ -1,7 +1,7 @@
 """Train a constrained PCL gate; resumable, logged to TensorBoard.
 
-    python -m scripts.train --out runs/gate
-    python -m scripts.train --out runs/gate --resume
+python -m scripts.train --out runs/gate
+python -m scripts.train --out runs/gate --resume
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import gymnasium
 import torch
 import tyro
 from torch.utils.tensorboard import SummaryWriter
@@ -52,9 +52,9 @@ class Options:
     """The agent's settings."""
 
 
-def environment_arguments(options: Options) -> dict[str, object]:
+def environment_arguments(options: Options) -> dict[str, Any]:
     """What is given to `make_vec`, without what is left at its default."""
-    arguments: dict[str, object] = {"device": options.device, **ENVIRONMENT}
+    arguments: dict[str, Any] = {"device": options.device, **ENVIRONMENT}
     for name in ("student", "teacher", "data", "actions", "limit"):
         if (value := getattr(options, name)) is not None:
             arguments[name] = value
@@ -73,7 +73,7 @@ def main(options: Options) -> None:
         log_path.unlink(missing_ok=True)
     settings = asdict(options)
     (options.out / "settings.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
-    env = gymnasium.make_vec(options.env, num_envs=options.rows, **environment_arguments(options))
+    env = tw_env.make_vec(options.env, num_envs=options.rows, **environment_arguments(options))
     writer = SummaryWriter(str(options.out / "tensorboard"))
     with tqdm(total=options.recipe.pcl.iterations, desc="rounds", unit="round") as bar, log_path.open("a") as lines:
 

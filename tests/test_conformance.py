@@ -1,4 +1,4 @@
-"""The registered ids: Gymnasium's and stable-baselines3's checkers, seeds, single against batched play, arguments."""
+"""The registered ids: Gymnasium's and SB3's checkers, seeds, single against batched play, arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tw_env.env import AssistedDecodingEnv
 from tw_env.testing import check_env, check_vector_env
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
-# Every warning is an error (pyproject.toml), Gymnasium's included. Nothing of the environments needs an exception.
+# Every warning is an error (pyproject.toml), the checkers' included. Nothing here needs an exception.
 
 WORDS = 40  # of the shipped tasks
 CAP = 6
@@ -31,9 +31,7 @@ GAMES = [
     pytest.param({"max_episode_steps": 3, "scoring": "lazy"}, id="truncated"),
     pytest.param({"decoding": "sampling", "rule": "sample"}, id="sampling"),
     pytest.param({"decoding": "sampling", "max_episode_steps": 3}, id="sampling-truncated"),
-    pytest.param(
-        {"rule": "at most 30 ms per output", "latency": LATENCY, "prices": {"call": 0.25}}, id="latency"
-    ),
+    pytest.param({"rule": "at most 30 ms per output", "latency": LATENCY, "prices": {"call": 0.25}}, id="latency"),
 ]
 
 
@@ -56,6 +54,18 @@ class TestShippedEnvironments:
 
     def test_batched_is_single(self, env_id: str) -> None:
         check_vector_env(env_id, num_envs=2, steps=20, limit=WORDS, dtype="float64", remember=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("env_id", tw_env.IDS)
+class TestOnTheGpu:
+    def test_our_checker(self, env_id: str) -> None:
+        check_env(env_id, limit=WORDS, device="cuda")
+
+    @pytest.mark.parametrize("decoding", ["greedy", "sampling"])
+    def test_batched_is_single(self, env_id: str, decoding: str) -> None:
+        settings = {"limit": WORDS, "dtype": "float64", "decoding": decoding, "device": "cuda"}
+        check_vector_env(env_id, num_envs=4, steps=60, **settings)
 
 
 @pytest.mark.parametrize("settings", GAMES)
@@ -82,6 +92,28 @@ def test_same_seed_same_batched_run() -> None:
         runs.append((np.array(observations), np.array(rewards)))
     np.testing.assert_array_equal(runs[0][0], runs[1][0])
     np.testing.assert_array_equal(runs[0][1], runs[1][1])
+
+
+def test_remembered_runs_repeat_whatever_is_played_between() -> None:
+    """In single precision a prefix read in other pieces differs in its last bits; what is remembered must not move."""
+    settings = {"limit": WORDS, "split": "dev"}
+    env, other = (gymnasium.make(env_id, **settings) for env_id in tw_env.IDS[:2])
+    first = returns_of(env)
+    returns_of(other)
+    assert returns_of(env) == first
+
+
+def returns_of(env: gymnasium.Env[Any, Any]) -> list[float]:
+    """Rewards of some episodes in which the last action of the game is played every third time."""
+    rewards = []
+    for prompt in range(WORDS // 2):
+        env.reset(seed=0, options={"prompts": [prompt]})
+        over, step = False, prompt
+        while not over:
+            _, reward, terminated, truncated, _ = env.step(np.int64((step % 3 == 0) * (env.action_space.n - 1)))
+            rewards.append(float(reward))
+            over, step = terminated or truncated, step + 1
+    return rewards
 
 
 def test_seeds_matter_and_resets_go_on() -> None:

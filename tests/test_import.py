@@ -1,4 +1,4 @@
-"""`import tw_env` is light, imports point one way, and optional libraries are needed only where they are named."""
+"""`import tw_env` is light, imports point one way, and optional libraries stay in their adapters."""
 
 import ast
 import subprocess
@@ -40,9 +40,7 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["tw_env", "tw_env.rules", "tw_env.tasks.pronounce", "tw_env.adapters.safety"]
-)
+@pytest.mark.parametrize("name", ["tw_env", "tw_env.rules", "tw_env.tasks.pronounce", "tw_env.adapters.safety"])
 def test_light_modules_load_no_model_library(name: str) -> None:
     loaded = modules_after(f"import {name}")
     assert "tw_env" in loaded

@@ -10,7 +10,13 @@ package registers the ids and loads no model.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, cast
+
+import gymnasium
 from gymnasium.envs.registration import register
+
+if TYPE_CHECKING:
+    from tw_env.vector_env import AssistedDecodingVectorEnv
 
 __version__ = "0.1.0"
 
@@ -28,3 +34,8 @@ for _task, _name in _TASKS.items():
             vector_entry_point="tw_env.vector_env:AssistedDecodingVectorEnv",
             kwargs={"task": _name, "actions": _actions},
         )
+
+
+def make_vec(name: str, num_envs: int, **settings: Any) -> AssistedDecodingVectorEnv:
+    """`gymnasium.make_vec` for an id of this package, with the type of what comes back."""
+    return cast("AssistedDecodingVectorEnv", gymnasium.make_vec(name, num_envs=num_envs, **settings))

@@ -142,6 +142,6 @@ class Budget:
         return np.concatenate([self._one_hot, self._share[:, None]], axis=1)
 
     def left(self) -> FloatArray:
-        """(rows,) allowed - spent, in calls that read one token each, within [-cap, cap]; cap where there is no limit."""
+        """(rows,) allowed - spent, in calls that read one token each, within [-cap, cap]; cap without a limit."""
         left = np.minimum(np.maximum((self.allowed - self.spent) / self._unit, -self.cap), self.cap)
         return np.where(self._free, self.cap, left) if self._any_free else left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,16 +35,16 @@ class LatencyTable:
 
     def call(self, unread: IntArray) -> FloatArray:
         """Milliseconds of a teacher call that reads `unread` >= 1 tokens."""
-        return self.teacher_ms + self.teacher_ms_per_token * (unread - 1.0)
+        return self.teacher_ms + self.teacher_ms_per_token * (unread.astype(np.float64) - 1.0)
 
     @classmethod
-    def load(cls, source: LatencyTable | dict[str, float] | str | Path) -> LatencyTable:
+    def load(cls, source: LatencyTable | Mapping[str, float] | str | Path) -> LatencyTable:
         """From a table, its three numbers by name, or the JSON file that holds them."""
         if isinstance(source, cls):
             return source
-        record = source if isinstance(source, dict) else json.loads(Path(str(source)).read_text())
+        record = source if isinstance(source, Mapping) else json.loads(Path(str(source)).read_text())
         names = list(cls.__dataclass_fields__)
-        if not isinstance(record, dict) or not set(names) <= set(record):
+        if not isinstance(record, Mapping) or not set(names) <= set(record):
             raise ValueError(f"Expected a latency table with {', '.join(names)}; got {record!r}.")
         return cls(**{name: float(record[name]) for name in names})
 
@@ -65,7 +66,7 @@ class Prices:
                 raise ValueError(f"Expected the price per {name} to be a finite number >= 0, got {value!r}.")
 
     @classmethod
-    def load(cls, source: Prices | dict[str, float]) -> Prices:
+    def load(cls, source: Prices | Mapping[str, float]) -> Prices:
         if isinstance(source, cls):
             return source
         unknown = set(source) - set(cls.__dataclass_fields__)  # type: ignore[arg-type]
@@ -86,9 +87,9 @@ class CostModel:
     def milliseconds(self, called: BoolArray, unread: IntArray) -> FloatArray:
         """(rows,) modelled milliseconds of one decision each."""
         assert self.latency is not None
-        return self.latency.student_ms + np.where(called, self.latency.call(unread), 0.0)
+        return self.latency.student_ms + called * self.latency.call(unread)
 
     def money(self, called: BoolArray, unread: IntArray) -> FloatArray:
         """(rows,) currency units of one decision each; a call always writes one token."""
         assert self.prices is not None
-        return np.where(called, self.prices.call + self.prices.read * unread + self.prices.written, 0.0)
+        return called * (self.prices.call + self.prices.read * unread + self.prices.written)

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from tw_env.observations import Layout
+from tw_env.observations import GameLayout
 from tw_env.render import render
 from tw_env.settings import Settings, build
 
@@ -32,12 +32,12 @@ class AssistedDecodingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._setup = build(1, self.settings)
         self.game = self._setup.game
         self.task, self.pair = self._setup.task, self._setup.pair
-        self.observation_space = self.layout.space()
+        self.observation_space = self.layout.space()  # type: ignore[assignment]  # a float32 Box is one
         self.action_space = gymnasium.spaces.Discrete(len(self.game.spec.actions))
         self._row = np.zeros(1, np.int64)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> GameLayout:
         """Names and slices of the observation."""
         return self.game.layout
 
@@ -101,7 +101,7 @@ class AssistedDecodingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """(actions,) which actions can be afforded, as sb3-contrib's MaskablePPO asks for them."""
         return self.game.action_mask()[0].astype(bool)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Prompt, text with its writers, budget and the last call, as text (`render_mode="ansi"`)."""
         if self.render_mode is None:
             return None

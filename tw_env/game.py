@@ -13,7 +13,7 @@ from tw_env.budget import Budget
 from tw_env.costs import CostModel
 from tw_env.decoding.accept import Accept
 from tw_env.decoding.texts import LiveTexts
-from tw_env.observations import Layout
+from tw_env.observations import GameLayout
 from tw_env.rewards import Reward
 from tw_env.rules import Constraint
 
@@ -65,7 +65,7 @@ class Game:
         self,
         texts: LiveTexts,
         spec: GameSpec,
-        layout: Layout,
+        layout: GameLayout,
         quality: Callable[[int, Sequence[int]], float],
         end_tokens: Sequence[int],
     ) -> None:
@@ -202,9 +202,7 @@ class Game:
                 texts.best_logprob[at], texts.score[at], texts.surprise[at], uniforms[:, : places.shape[1]]
             )
         else:
-            fine = self.spec.accept.greedy(
-                texts.best[at], texts.best_logprob[at], texts.proposal[at], texts.score[at]
-            )
+            fine = self.spec.accept.greedy(texts.best[at], texts.best_logprob[at], texts.proposal[at], texts.score[at])
         return np.cumprod(fine & real, axis=1).sum(axis=1)
 
     def _teachers_token(self, rows: IntArray, place: IntArray, uniforms: FloatArray) -> IntArray:

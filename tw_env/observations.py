@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -60,26 +62,49 @@ FEATURES = features(top_k=5, vocabulary=512, cap=24, hidden=0)  # as in the defa
 
 
 class Layout:
-    """Where each feature stands: `layout["entropy"]` is a slice of the last axis."""
+    """Where each feature stands: `layout["entropy"]` is a slice of the last axis.
 
-    def __init__(self, top_k: int, vocabulary: int, cap: int, hidden: int) -> None:
-        self.arguments = {"top_k": top_k, "vocabulary": vocabulary, "cap": cap, "hidden": hidden}
-        self.features = features(top_k, vocabulary, cap, hidden)
-        self.cap = cap
+    Args:
+        features: the slices in order.
+        cap: most new tokens of a text, the unit of some features.
+    """
+
+    def __init__(self, features: Iterable[Feature], cap: int) -> None:
+        self.features, self.cap = tuple(features), cap
         ends = np.cumsum([feature.size for feature in self.features])
         self.slices = {f.name: slice(int(end) - f.size, int(end)) for f, end in zip(self.features, ends, strict=True)}
         self.size = int(ends[-1])
-        self._column = {name: where.start for name, where in self.slices.items()}
-        self._student = slice(0, self.slices["surprise"].stop)  # what `LiveTexts.view` holds behind the token
-        self._rule = slice(self.slices["quantity"].start, self.slices["limit"].stop)
 
     def __getitem__(self, name: str) -> slice:
         return self.slices[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.slices
+
     def space(self) -> Box:
+        """The observation space."""
         low = np.concatenate([np.full(f.size, f.low, np.float32) for f in self.features])
         high = np.concatenate([np.full(f.size, f.high, np.float32) for f in self.features])
         return Box(low, high, dtype=np.float32)
+
+    def record(self) -> dict[str, Any]:
+        """As plain numbers and words, for a file; see `Layout.restore`."""
+        return {"features": [asdict(feature) for feature in self.features], "cap": self.cap}
+
+    @staticmethod
+    def restore(record: dict[str, Any]) -> Layout:
+        """What `record` described."""
+        return Layout([Feature(**feature) for feature in record["features"]], record["cap"])
+
+
+class GameLayout(Layout):
+    """The layout of the game's observations, and how they are filled in. Arguments as of `features`."""
+
+    def __init__(self, top_k: int, vocabulary: int, cap: int, hidden: int) -> None:
+        super().__init__(features(top_k, vocabulary, cap, hidden), cap)
+        self._column = {name: where.start for name, where in self.slices.items()}
+        self._student = slice(0, self.slices["surprise"].stop)  # what `LiveTexts.view` holds behind the token
+        self._rule = slice(self.slices["quantity"].start, self.slices["limit"].stop)
 
     def observe(
         self,

@@ -35,7 +35,8 @@ def render(game: Game, tokenizer: Any, prompts: Sequence[str], row: int) -> str:
         pending = writer == Writer.STUDENT and place >= settled and not game.ended[row]
         text += f"{_PENDING if pending else _COLOURS[writer]}{piece}{_RESET}"
     budget, dropped = game.budget, int(game.dropped[row])
-    account = f"{budget.constraints[row]} | spent {budget.spent[row]:.4g} of {budget.allowed[row]:.4g} allowed"
+    spent, allowed = budget.spent[row], budget.allowed[row]
+    account = f"{budget.constraints[row]} | spent {spent:.4g} of {allowed:.4g} allowed"
     if settled == length and length:  # the last step was a call
         kept = f"dropped {dropped} token{'s' * (dropped > 1)}" if dropped else "kept all pending tokens"
         account += f" | the last call {kept} and wrote {written[-1].strip()}"

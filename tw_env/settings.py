@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tw_env.actions import Action, parse_actions
 from tw_env.costs import CostModel, LatencyTable, Prices
@@ -16,7 +13,7 @@ from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.texts import LiveTexts
 from tw_env.decoding.tree import NODES, RememberedTexts
 from tw_env.game import Game, GameSpec
-from tw_env.observations import Layout
+from tw_env.observations import GameLayout
 from tw_env.rewards import parse_reward
 from tw_env.rules import Constraint
 from tw_env.schedule import Schedule
@@ -48,7 +45,8 @@ class Settings:
         accept: which pending tokens VERIFY keeps: "exact", "probability:P" or "distance:D".
         scoring: "eager" (the teacher scores every row at every step), "lazy" (only when called, and at the end), or
             "auto" (eager for SELF/ASK).
-        latency: a `LatencyTable`, its numbers by name, or a JSON file; None where no rule limits time.
+        latency: a `LatencyTable`, its numbers by name, or a JSON file; None takes the table of the pair that ships, and
+            for other pairs means that no rule can limit time.
         prices: `Prices` or its numbers by name; None where no rule limits money.
         max_new_tokens: cap on new tokens, end token included; None for the task's own.
         max_episode_steps: truncation; None for as many as take-backs that make progress can need.
@@ -95,7 +93,8 @@ class Settings:
     def __post_init__(self) -> None:
         _one_of("decoding", self.decoding, ("greedy", "sampling"))
         _one_of("scoring", self.scoring, ("auto", "eager", "lazy"))
-        for name, least in (("limit", 1), ("max_new_tokens", 1), ("max_episode_steps", 1), ("top_k", 2), ("remember", 0)):
+        leasts = {"limit": 1, "max_new_tokens": 1, "max_episode_steps": 1, "top_k": 2, "remember": 0}
+        for name, least in leasts.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"Expected {name} >= {least}, got {value!r}.")
@@ -117,9 +116,9 @@ def load_task(settings: Settings) -> Task:
     if settings.task == "pronounce":
         return check_task(Pronounce(split=settings.split or "policy", limit=settings.limit))
     if settings.task == "text":
-        cap = {} if settings.max_new_tokens is None else {"max_new_tokens": settings.max_new_tokens}
         split = None if settings.data is None else settings.split
-        return check_task(TextPairs(settings.data, split=split, metric=settings.metric, limit=settings.limit, **cap))
+        cap = settings.max_new_tokens or 32
+        return check_task(TextPairs(settings.data, split, settings.metric, cap, settings.limit))
     raise ValueError(f"Expected task to be 'pronounce', 'text' or a task object, got {settings.task!r}.")
 
 
@@ -147,14 +146,16 @@ def encode_prompts(task: Task, pair: Pair, cap: int) -> list[list[int]]:
         while len(ids) > 1 and ids[-1] in ends:  # some tokenizers close every text
             ids.pop()
         if not ids:
-            raise ValueError(f"Expected prompts of at least one token; prompt {index} has none: {task.prompts[index]!r}.")
+            raise ValueError(
+                f"Expected tokens in every prompt; prompt {index} has none: {task.prompts[index]!r}"
+            )
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
     for model in (pair.student, pair.teacher):
         room = getattr(model.config, "max_position_embeddings", None)
         if room is not None and len(encoded[longest]) + cap > room:
             raise ValueError(
                 f"Expected prompt and new tokens within the {room} positions of {model.config.model_type}; prompt "
-                f"{longest} has {len(encoded[longest])} tokens and max_new_tokens is {cap}. Shorten the prompt or the cap."
+                f"{longest} has {len(encoded[longest])} tokens and max_new_tokens is {cap}. Shorten either."
             )
     return encoded
 
@@ -181,11 +182,8 @@ def build(rows: int, settings: Settings) -> Setup:
     sampling = settings.decoding == "sampling"
     reward = parse_reward(settings.reward, settings.decoding)
     accept = parse_accept(settings.accept)
-    latency = settings.latency
-    costs = CostModel(
-        None if latency is None else LatencyTable.load(dict(latency) if isinstance(latency, Mapping) else latency),
-        None if settings.prices is None else Prices.load(_plain(settings.prices)),
-    )
+    prices = settings.prices
+    costs = CostModel(_latency(settings), None if prices is None else Prices.load(prices))
     task = load_task(settings)
     pair = load_models(settings)
     cap = settings.max_new_tokens or task.max_new_tokens
@@ -204,14 +202,14 @@ def build(rows: int, settings: Settings) -> Setup:
         hard=settings.hard,
     )
     longest = max(len(prompt) for prompt in prompts)
-    shape = {"top_k": settings.top_k, "hidden": settings.hidden}
+    top_k, hidden = settings.top_k, settings.hidden
     texts: LiveTexts
     if settings.remember and not sampling:
-        texts = RememberedTexts(pair, rows, longest, cap, nodes=settings.remember, **shape)
+        texts = RememberedTexts(pair, rows, longest, cap, nodes=settings.remember, top_k=top_k, hidden=hidden)
     else:
         kl = bool(reward.weights.get("expected_kl"))
-        texts = LiveTexts(pair, rows, longest, cap, sampling=sampling, kl=kl, **shape)
-    layout = Layout(settings.top_k, pair.vocabulary, cap, texts.hidden.shape[1])
+        texts = LiveTexts(pair, rows, longest, cap, sampling=sampling, top_k=top_k, hidden=hidden, kl=kl)
+    layout = GameLayout(top_k, pair.vocabulary, cap, texts.hidden.shape[1])
 
     def quality(prompt: int, tokens: Sequence[int]) -> float:
         return float(task.quality(prompt, pair.tokenizer.decode(tokens, skip_special_tokens=True)))
@@ -223,17 +221,7 @@ def build(rows: int, settings: Settings) -> Setup:
     return Setup(game, task, pair, schedule)
 
 
-def _plain(prices: Prices | Mapping[str, float]) -> Prices | dict[str, float]:
-    return prices if isinstance(prices, Prices) else dict(prices)
-
-
-def shipped_latency() -> Path:
-    """The latency table of the pair that ships."""
-    return pronounce.STUDENT.parent / "latency.json"
-
-
-def generator_of(seed: int) -> np.random.Generator:
-    """A row's own generator, as `gymnasium` would make it for a single environment."""
-    from gymnasium.utils import seeding
-
-    return seeding.np_random(seed)[0]
+def _latency(settings: Settings) -> LatencyTable | None:
+    if settings.latency is not None:
+        return LatencyTable.load(settings.latency)
+    return LatencyTable.load(pronounce.LATENCY) if settings.student is None else None

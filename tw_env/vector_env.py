@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from tw_env.game import Game, Step
-from tw_env.observations import Layout
+from tw_env.observations import GameLayout
 from tw_env.render import render
 from tw_env.rules import Constraint
 from tw_env.settings import Settings, build
@@ -31,11 +31,14 @@ class AssistedDecodingVectorEnv(VectorEnv):
     ## Action space
     `Discrete(2)`, or `Discrete(3)` in the ids that end in `Verify`; `actions=` chooses the set.
 
-    | action | what happens | teacher calls |
-    |---|---|---|
-    | `SELF` | the student writes the token that it showed | 0 |
-    | `ASK` | the teacher reads the unread tokens and writes the next one; pending tokens stay for good | 1 |
-    | `VERIFY` | the teacher reads the unread tokens, keeps the longest prefix of the pending ones that it accepts, drops the rest and writes the next token itself; with nothing pending it is `ASK` | 1 |
+    | action | what happens |
+    |---|---|
+    | `SELF` | the student writes the token that it showed |
+    | `ASK` | the teacher reads the unread tokens and writes the next one; pending tokens stay for good |
+    | `VERIFY` | the teacher reads the unread tokens, keeps the longest accepted prefix of the pending ones, writes on |
+
+    `ASK` and `VERIFY` cost one teacher call each. `VERIFY` drops what the teacher does not accept and all behind it, and
+    the teacher writes the next token itself; with nothing pending it is `ASK`.
 
     *Pending* tokens were written by the student and not yet read by the teacher. The end token is never pending: where
     the student would end, `SELF` ends the episode, `ASK` and `VERIFY` let the teacher decide. With a hard rule, a call
@@ -107,7 +110,7 @@ class AssistedDecodingVectorEnv(VectorEnv):
         return self._setup.game
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> GameLayout:
         """Names and slices of the observation."""
         return self._setup.game.layout
 
@@ -136,13 +139,12 @@ class AssistedDecodingVectorEnv(VectorEnv):
             options: see `tw_env.schedule.Schedule.follow`.
         """
         if seed is not None or not self.game.generators:
-            whole = isinstance(seed, int | np.integer)
-            seeds = [int(seed) + row for row in range(self.num_envs)] if whole else seed
-            if seeds is not None and len(seeds) != self.num_envs:
-                raise ValueError(f"Expected {self.num_envs} seeds, one a row, got {len(seeds)}.")
-            self.game.generators = [
-                seeding.np_random(None if seeds is None else int(seeds[row]))[0] for row in range(self.num_envs)
-            ]
+            if isinstance(seed, int | np.integer):
+                seed = [int(seed) + row for row in range(self.num_envs)]
+            if seed is not None and len(seed) != self.num_envs:
+                raise ValueError(f"Expected {self.num_envs} seeds, one a row, got {len(seed)}.")
+            seeds = [None] * self.num_envs if seed is None else [int(one) for one in seed]
+            self.game.generators = [seeding.np_random(one)[0] for one in seeds]
         self._setup.schedule.follow(options)
         self._start(self._everyone)
         self.game.look()
@@ -176,7 +178,7 @@ class AssistedDecodingVectorEnv(VectorEnv):
 
     def _check(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         chosen = np.asarray(actions)
-        count = int(self.single_action_space.n)
+        count = len(self.game.spec.actions)
         if chosen.shape != (self.num_envs,) or chosen.dtype.kind not in "iu":
             raise ValueError(
                 f"Expected {self.num_envs} whole numbers, one action a row; got {chosen.dtype} of shape {chosen.shape}."

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,10 +24,12 @@ from agents.pcl import losses
 from agents.pcl.multiplier import Multiplier
 from agents.pcl.replay import Replay
 from agents.rollout import Collector, Episodes
+from tw_env.observations import Feature, Layout
 from tw_env.policies import Gate, ObservationNetwork
 
 FloatArray = NDArray[np.float64]
 Log = Callable[[int, dict[str, float]], object]
+ONLY_LIMIT = 0.5  # stands for the one limit of environments whose observations name no rule
 
 
 @dataclass(frozen=True)
@@ -172,16 +175,14 @@ class PCL:
             self._gate.head.bias[0] = 0.0
         self._lagged = copy.deepcopy(self._value_r)
         self._gate_adam = torch.optim.Adam(self._gate.parameters(), config.gate_lr)
-        self._value_adam = torch.optim.Adam(
-            [*self._value_r.parameters(), *self._value_c.parameters()], config.value_lr
-        )
+        self._value_adam = torch.optim.Adam([*self._value_r.parameters(), *self._value_c.parameters()], config.value_lr)
         self._multiplier = Multiplier(
-            np.array(config.limits if self._layout is not None else (0.5,)),
+            np.array(config.limits if "limit" in self._layout else (ONLY_LIMIT,)),
             config.multiplier_step, config.multiplier_proportional, config.multiplier_derivative,
         )  # fmt: skip
         self._replay, self._demonstrations = Replay(config.capacity), demonstrations
         self._generator = np.random.default_rng(config.seed)
-        self.policy = Gate(self._layout, actions, self._gate, config.alpha)  # type: ignore[arg-type]
+        self.policy = Gate(self._layout, actions, self._gate, config.alpha)
         self.policy.seed(config.seed)
         self._collector = Collector(env, config.seed)
         first = self._collector.collect(self.policy, config.episodes)
@@ -214,7 +215,10 @@ class PCL:
             "lambda/mean": float(self._multiplier.value.mean()),
             **{f"sum/{name}": float(values.mean()) for name, values in fresh.sums.items() if name != "prompt"},
             **{f"loss/{name}": float(np.mean([loss[name] for loss in losses_of_round])) for name in losses_of_round[0]},
-            **{f"lambda/{at:g}": float(v) for at, v in zip(self._multiplier.limits, self._multiplier.value, strict=True)},
+            **{
+                f"lambda/{at:g}": float(v)
+                for at, v in zip(self._multiplier.limits, self._multiplier.value, strict=True)
+            },
         }
         if "calls" in fresh.sums and "tokens" in fresh.sums:
             numbers["calls_per_token"] = float(fresh.sums["calls"].sum() / fresh.sums["tokens"].sum())
@@ -222,8 +226,8 @@ class PCL:
 
     def _limits(self, episodes: Episodes) -> FloatArray:
         """(episodes,) each episode's limit as the multiplier's grid knows it."""
-        if self._layout is None:
-            return np.full(len(episodes), 0.5)
+        if "limit" not in self._layout:
+            return np.full(len(episodes), ONLY_LIMIT)
         return episodes.observations[episodes.starts[:-1], self._layout["limit"].start].astype(np.float64)
 
     def _update(self, fresh: Episodes, alpha: float) -> dict[str, float]:
@@ -237,9 +241,8 @@ class PCL:
         if old:
             parts.append((self._replay.sample(generator, old), False))
         if shown and self._demonstrations is not None:
-            parts.append((self._demonstrations.take(generator.integers(len(self._demonstrations), size=shown)), False))
-        if not self._stochastic:  # any path is consistent in a deterministic game: one batch
-            parts = [(on_policy, True), *([(Episodes.join([p for p, _ in parts[1:]]), False)] if parts[1:] else [])]
+            drawn = generator.integers(len(self._demonstrations), size=shown)
+            parts.append((self._demonstrations.take(drawn), False))
         total = torch.zeros(())
         numbers: dict[str, float] = {}
         steps = sum(part.steps for part, _ in parts)
@@ -323,9 +326,13 @@ class PCL:
         self._generator.bit_generator.state, self.policy.generator.bit_generator.state = state["generators"]
 
 
-def describe(env: VectorEnv) -> tuple[Any, tuple[Any, ...], bool]:
-    """Layout (None in foreign environments), actions, and whether actions lead to random states."""
-    layout, game = getattr(env, "layout", None), getattr(env, "game", None)
+def describe(env: VectorEnv) -> tuple[Layout, tuple[Any, ...], bool]:
+    """Layout, actions, and whether actions lead to random states; foreign environments have one nameless feature."""
+    game = getattr(env, "game", None)
     if game is not None:
-        return layout, game.spec.actions, game.spec.sampling
-    return layout, tuple(range(int(env.single_action_space.n))), True  # type: ignore[attr-defined]
+        return game.layout, game.spec.actions, game.spec.sampling
+    space, actions = env.single_observation_space, env.single_action_space
+    if not isinstance(space, Box) or len(space.shape) != 1 or not isinstance(actions, Discrete):
+        raise ValueError(f"Expected flat Box observations and Discrete actions, got {space} and {actions}.")
+    whole = Feature("observation", space.shape[0], float(space.low.min()), float(space.high.max()), "as given")
+    return Layout([whole], cap=1), tuple(range(int(actions.n))), True

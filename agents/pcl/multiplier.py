@@ -76,6 +76,10 @@ class Multiplier:
         self.value = np.where(seen, np.clip(self.integral + extra, 0.0, self.largest), self.value)
         self.previous = np.where(seen, mean, self.previous)
 
+    def numbers(self) -> dict[str, float]:
+        """lambda by limit, for a log."""
+        return {f"lambda/{limit:g}": float(value) for limit, value in zip(self.limits, self.value, strict=True)}
+
     def state(self) -> dict[str, Any]:
         return {"integral": self.integral, "previous": self.previous, "value": self.value}
 

@@ -44,7 +44,8 @@ def demonstrate(env: AssistedDecodingVectorEnv, episodes: int, seed: int) -> Epi
     for turn in range(rounds):
         score, low, high = scores[turn % len(scores)]
         cut = CutTable(default=float(generator.uniform(low, high)))
-        parts.append(collector.collect(ScoreThreshold(env.layout, actions, score, cut, actions[-1]), episodes // rounds))
+        policy = ScoreThreshold(env.layout, actions, score, cut, actions[-1])
+        parts.append(collector.collect(policy, episodes // rounds))
         collector.restart(seed + turn + 1)
     return Episodes.join(parts)
 

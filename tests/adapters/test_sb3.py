@@ -93,11 +93,9 @@ def test_infos_are_plain() -> None:
     for _ in range(20):
         *_, rows = envs.step(np.zeros(ROWS, np.int64))
         for info in rows:
-            assert not any(key.startswith("_") or key.startswith("final_") for key in info)
+            assert not any(key.startswith(("_", "final_")) for key in info)
             for key, value in info.items():
-                expected = (
-                    np.ndarray if key in ("action_mask", "terminal_observation") else (float, int, bool)
-                )
+                expected = np.ndarray if key in ("action_mask", "terminal_observation") else (float, int, bool)
                 assert isinstance(value, expected), key
                 assert type(value).__module__ in ("builtins", "numpy"), key
 

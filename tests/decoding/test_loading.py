@@ -167,27 +167,23 @@ def test_padding_rows_may_differ() -> None:
 
 
 def test_vocabularies_must_agree() -> None:
-    with pytest.raises(
-        ValueError, match=r"has 8 tokens \(model: 8\).*has 9 \(model: 9\), and 1 differ, such as 'i'"
-    ):
+    with pytest.raises(ValueError, match=r"has 8 tokens \(model: 8\).*has 9 \(model: 9\), and 1 differ, such as 'i'"):
         pair_of(small_model(8), small_model(9), WORDS, [*WORDS, "i"])
-    with pytest.raises(ValueError, match="8 differ, such as '[ah]': id"):
+    with pytest.raises(ValueError, match=r"8 differ, such as '[ah]': id"):
         pair_of(small_model(8), small_model(8), WORDS, WORDS[::-1])
 
 
 def test_the_students_own_tokens_come_last() -> None:
     own = small_model(16, student_tokens=["<ask>"])
     assert pair_of(own, small_model(16), [*WORDS, "<ask>"], WORDS).vocabulary == 8
-    with pytest.raises(ValueError, match="own tokens .* after the 8 shared ids"):
+    with pytest.raises(ValueError, match=r"own tokens .* after the 8 shared ids"):
         pair_of(own, small_model(16), WORDS)
     with pytest.raises(ValueError, match="differ, such as"):
         pair_of(small_model(16), small_model(16), [*WORDS, "<ask>"], WORDS)
 
 
 def test_end_tokens_must_agree() -> None:
-    assert pair_of(
-        small_model(8, eos_token_id=[3, 1]), small_model(8, eos_token_id=[1, 3]), WORDS
-    ).end_tokens == (1, 3)
+    assert pair_of(small_model(8, eos_token_id=[3, 1]), small_model(8, eos_token_id=[1, 3]), WORDS).end_tokens == (1, 3)
     unset = [small_model(8, eos_token_id=None) for _ in range(2)]
     assert pair_of(unset[0], unset[1], WORDS, eos_token="b").end_tokens == (1,)
     generation = small_model(8)
@@ -215,7 +211,7 @@ def test_a_name_in_memory_can_be_given_again() -> None:
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device() == resolve_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="found none. Use 'cpu' or 'auto'"):
+    with pytest.raises(ValueError, match=r"found none. Use 'cpu' or 'auto'"):
         resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -76,9 +76,7 @@ class Checked:
             self.compare(row, hidden[i : i + 1])
         assert self.session.lengths.tolist() == [len(text) for text in self.texts]
 
-    def append(
-        self, rows: list[int] | None, tokens: list[list[int]], counts: list[int] | None = None
-    ) -> None:
+    def append(self, rows: list[int] | None, tokens: list[list[int]], counts: list[int] | None = None) -> None:
         table = np.array(tokens, dtype=int)
         hidden = self.session.append(None if rows is None else np.array(rows, dtype=int), table, counts)
         assert hidden.shape == (*table.shape, self.session.hidden_size)
@@ -131,9 +129,7 @@ def test_unequal_catch_up(checked: Checked) -> None:
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_a_subset_gathered_or_run_with_all(
-    checked: Checked, pays: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_subset_gathered_or_run_with_all(checked: Checked, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "_gathering_pays", lambda *_: pays)
     checked.append([3, 0], [[8, 9], [9, 1]])
     checked.append([1, 0, 2], [[8, 9, 1], [9, 1, 1], [3, 0, 0]], [2, 0, 1])
@@ -182,14 +178,10 @@ ROW_SETS = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
 def test_any_string_of_operations(kind: str, data: st.DataObject) -> None:
     checked = Checked(model_of(kind), prompt_memory=2)
-    for verb in data.draw(
-        st.lists(st.sampled_from(["reset", "append", "append", "rewind"]), min_size=2, max_size=10)
-    ):
+    for verb in data.draw(st.lists(st.sampled_from(["reset", "append", "append", "rewind"]), min_size=2, max_size=10)):
         rows = data.draw(ROW_SETS)
         if verb == "reset":
-            checked.reset(
-                rows, [data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4)) for _ in rows]
-            )
+            checked.reset(rows, [data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=4)) for _ in rows])
         elif verb == "rewind":
             checked.rewind(rows, [data.draw(st.integers(0, len(checked.texts[row]))) for row in rows])
         else:
@@ -200,9 +192,7 @@ def test_any_string_of_operations(kind: str, data: st.DataObject) -> None:
             counts = [data.draw(st.integers(0, most)) for most in room]
             if min(room) == width and data.draw(st.booleans()):
                 counts = None
-            checked.append(
-                asked, [data.draw(st.lists(TOKEN, min_size=width, max_size=width)) for _ in written], counts
-            )
+            checked.append(asked, [data.draw(st.lists(TOKEN, min_size=width, max_size=width)) for _ in written], counts)
 
 
 def calls_of(model: tf.PreTrainedModel) -> tuple[list[tuple[int, ...]], Callable[[], None]]:
@@ -235,9 +225,7 @@ def test_prompts_are_read_once() -> None:
 
 @pytest.mark.parametrize("limit", ["number", "bytes"])
 def test_prompt_memory_is_bounded(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = (
-        2 * 2 * 3 * 16 // 2 + 16
-    ) * 8  # 2 layers, keys and values, 3 tokens, half the heads; last state; float64
+    one = (2 * 2 * 3 * 16 // 2 + 16) * 8  # 2 layers, keys and values, 3 tokens, half the heads; last state; float64
     if limit == "bytes":
         monkeypatch.setattr(cache_module, "PROMPT_BYTES", 2 * one)
     checked = Checked(model_of("llama"), prompt_memory=2 if limit == "number" else 100)
@@ -306,9 +294,7 @@ REFUSED = {
     "sliding attention window": lambda: tiny(tf.MistralConfig(**GROUPED, sliding_window=4)),
     "max_position_embeddings": lambda: tiny(tf.LlamaConfig(**{**GROUPED, "max_position_embeddings": 8})),
     "position": lambda: tiny(tf.BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=1, n_head=2)),
-    "cache": lambda: tiny(
-        tf.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
-    ),
+    "cache": lambda: tiny(tf.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)),
     "plain keys and values": lambda: tiny(
         tf.Lfm2Config(
             **{**GROUPED, "num_hidden_layers": 2},
@@ -317,9 +303,7 @@ REFUSED = {
         )
     ),
     "soft-capped": lambda: tiny(
-        tf.Gemma2Config(
-            **GROUPED, head_dim=4, layer_types=["full_attention"] * 2, final_logit_softcapping=0.01
-        )
+        tf.Gemma2Config(**GROUPED, head_dim=4, layer_types=["full_attention"] * 2, final_logit_softcapping=0.01)
     ),
 }
 

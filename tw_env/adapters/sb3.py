@@ -69,9 +69,7 @@ class SB3VecEnv(VecEnv):
         """
         options = self._options[0]
         if any(other != options for other in self._options):
-            raise ValueError(
-                "Expected the same options for all rows, got different ones: pass set_options one dict."
-            )
+            raise ValueError("Expected the same options for all rows, got different ones: pass set_options one dict.")
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         # Gymnasium annotates `seed` of the base class without the list of seeds that its vector envs take.
         observations, infos = self.env.reset(seed=seeds, options=options or None)  # type: ignore[arg-type]

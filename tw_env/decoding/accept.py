@@ -39,7 +39,7 @@ class Accept:
         return self.rule == "exact"
 
     def greedy(self, best: IntArray, best_logprob: FloatArray, token: IntArray, score: FloatArray) -> BoolArray:
-        """Elementwise: is the student's `token` accepted where `score` is its log p_T and `best` the teacher's choice."""
+        """Elementwise: is the student's `token` accepted; `score` is its log p_T, `best` the teacher's choice."""
         if self.rule == "exact":
             return best == token
         return self._lossy(best_logprob, score)

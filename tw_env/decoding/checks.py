@@ -104,9 +104,7 @@ def end_tokens_of(models: Models, tokenizers: Tokenizers, names: Names, vocabula
         if not ids:
             raise ValueError(f"Expected a model with an end token; {name!r} names none. {mend}")
         if ids[0] < 0 or ids[-1] >= vocabulary:
-            raise ValueError(
-                f"Expected end tokens among ids 0 to {vocabulary - 1}; {name!r} has {ids}. {mend}"
-            )
+            raise ValueError(f"Expected end tokens among ids 0 to {vocabulary - 1}; {name!r} has {ids}. {mend}")
     if ends[0] != ends[1]:
         raise ValueError(
             f"Expected the same end tokens for both; {names[0]!r} has {ends[0]}, {names[1]!r} has {ends[1]}. "

@@ -74,15 +74,12 @@ def resolve_device(device: str = "auto") -> torch.device:
         )
     index = int(number) if number else torch.cuda.current_device()
     if index >= count:
-        raise ValueError(
-            f"Expected a CUDA device number below {count}; got {device!r}. Use 'cuda' or 'auto'."
-        )
+        raise ValueError(f"Expected a CUDA device number below {count}; got {device!r}. Use 'cuda' or 'auto'.")
     return torch.device("cuda", index)
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "float32") -> PreTrainedModel:
-    """The causal model at a folder or hub id, once per process, device and dtype; frozen, in evaluation
-    mode.
+    """The frozen causal model at a folder or hub id, read once per process, device and dtype.
 
     A folder that was written anew is read anew. Models registered in memory are returned as they are, on
     their own device and in their own dtype.
@@ -161,9 +158,7 @@ def register_model(name: str, model: PreTrainedModel, tokenizer: PreTrainedToken
         ValueError: a name without the prefix "memory:".
     """
     if not name.startswith(MEMORY) or name == MEMORY:
-        raise ValueError(
-            f"Expected a name that begins with {MEMORY!r}, such as '{MEMORY}tiny'; got {name!r}."
-        )
+        raise ValueError(f"Expected a name that begins with {MEMORY!r}, such as '{MEMORY}tiny'; got {name!r}.")
     _MODELS[(name,)] = model.eval().requires_grad_(False)
     _TOKENIZERS[name] = tokenizer
     for pair in [pair for pair in _PAIRS if name in pair[:2]]:
@@ -186,9 +181,7 @@ def register_pair(
 def _registered(known: dict[Key, Value], key: Key, name: str) -> Value:
     if key not in known:
         names = ", ".join(sorted(each for each in _TOKENIZERS if each.startswith(MEMORY))) or "none"
-        raise ValueError(
-            f"Expected a registered model; got {name!r}, known: {names}. Call register_model first."
-        )
+        raise ValueError(f"Expected a registered model; got {name!r}, known: {names}. Call register_model first.")
     return known[key]
 
 
@@ -205,9 +198,7 @@ def _resolve(name: str) -> str:
             )
         return str(folder.resolve())
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
-        raise ValueError(
-            f"Expected a model folder or a hub id; there is no folder {str(folder)!r}. Check the path."
-        )
+        raise ValueError(f"Expected a model folder or a hub id; there is no folder {str(folder)!r}. Check the path.")
     return name
 
 

@@ -87,9 +87,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
             and a scale.
     """
     name = (
-        f"{type(model).__name__} '{model.config.name_or_path}'"
-        if model.config.name_or_path
-        else type(model).__name__
+        f"{type(model).__name__} '{model.config.name_or_path}'" if model.config.name_or_path else type(model).__name__
     )
     _check_kind(model, name)
     known = _EXAMINED.get(model)
@@ -105,13 +103,9 @@ def _check_kind(model: PreTrainedModel, name: str) -> None:
     if model.config.is_encoder_decoder:
         raise ValueError(f"Expected a decoder-only model; {name} is an encoder-decoder. Choose a causal one.")
     if model.training:
-        raise ValueError(
-            f"Expected a model in evaluation mode; {name} is in training mode. Call model.eval()."
-        )
+        raise ValueError(f"Expected a model in evaluation mode; {name} is in training mode. Call model.eval().")
     if model.get_output_embeddings() is None or model.base_model is model:
-        raise ValueError(
-            f"Expected a model with an output head; {name} has none. Load it with AutoModelForCausalLM."
-        )
+        raise ValueError(f"Expected a model with an output head; {name} has none. Load it with AutoModelForCausalLM.")
     attention = model.config._attn_implementation
     if attention not in ("sdpa", "eager"):
         raise ValueError(
@@ -119,11 +113,7 @@ def _check_kind(model: PreTrainedModel, name: str) -> None:
             "Load the model with attn_implementation='sdpa'."
         )
     accepted = inspect.signature(model.base_model.forward).parameters
-    missing = [
-        key
-        for key in ("input_ids", "attention_mask", "position_ids", "past_key_values")
-        if key not in accepted
-    ]
+    missing = [key for key in ("input_ids", "attention_mask", "position_ids", "past_key_values") if key not in accepted]
     if missing:
         raise ValueError(
             f"Expected a model whose forward takes explicit positions and a key/value cache; {name} has "
@@ -199,6 +189,4 @@ def _limit(model: PreTrainedModel, cache: DynamicCache) -> tuple[int | None, str
 def _scale(model: PreTrainedModel) -> float:
     """The factor that some families put on the head's product."""
     config = model.config.get_text_config(decoder=True)
-    return float(getattr(config, "logit_scale", None) or 1.0) / float(
-        getattr(config, "logits_scaling", None) or 1.0
-    )
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)

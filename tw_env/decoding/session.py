@@ -63,6 +63,7 @@ class Session:
             shape = (anatomy.layers, 2, rows, self._stride, anatomy.kv_heads, anatomy.head_dim)
             self._store = torch.zeros(shape, dtype=anatomy.dtype, device=self._device)
             self._columns = torch.arange(self._stride, device=self._device)
+            self._nothing_hidden = torch.zeros((1, 1, 1, self._stride), dtype=anatomy.dtype, device=self._device)
             self._open = torch.zeros((), dtype=anatomy.dtype, device=self._device)
             self._shut = torch.full_like(self._open, torch.finfo(anatomy.dtype).min)
         self._cache = Cache(layers=[RaggedLayer(keys, values, self._step) for keys, values in self._store])
@@ -179,9 +180,7 @@ class Session:
         self.lengths += width
         return hidden
 
-    def _append_ragged(
-        self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None
-    ) -> Tensor:
+    def _append_ragged(self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None) -> Tensor:
         """Rows with their own lengths. rows (r,) or None for all, tokens (r, w), counts (r,) or None."""
         r, width = tokens.shape
         size = r * width
@@ -221,8 +220,12 @@ class Session:
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """One pass of the base model. tokens (r, w), positions (r, w) or (1, w) -> (r, w, hidden)."""
-        hides = self._columns[: self._step.reach] > positions[:, None, :, None]  # (r or 1, 1, w, reach)
-        mask = torch.where(hides, self._shut, self._open)
+        reach = self._step.reach
+        if positions.numel() == 1:  # one new token at one place for all rows: nothing to hide
+            mask = self._nothing_hidden[..., :reach]
+        else:
+            hides = self._columns[:reach] > positions[:, None, :, None]  # (r or 1, 1, w, reach)
+            mask = torch.where(hides, self._shut, self._open)
         return self._anatomy.hidden(tokens, mask, positions, self._cache)
 
     def _prefill(
@@ -265,9 +268,7 @@ class Session:
     def _checked_rows(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.int64)
         if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= self.rows)):
-            raise ValueError(
-                f"Expected `rows` to be a vector of numbers below {self.rows}; got {rows.tolist()}."
-            )
+            raise ValueError(f"Expected `rows` to be a vector of numbers below {self.rows}; got {rows.tolist()}.")
         if np.count_nonzero(np.bincount(rows)) < len(rows):
             raise ValueError(f"Expected each row at most once; got {rows.tolist()}.")
         return rows
@@ -302,9 +303,7 @@ class Session:
         else:
             counts = np.asarray(counts, dtype=np.int64)
             if counts.shape != (r,) or (r and (counts.min() < 0 or counts.max() > width)):
-                raise ValueError(
-                    f"Expected `counts` of shape ({r},) from 0 to {width}; got {counts.tolist()}."
-                )
+                raise ValueError(f"Expected `counts` of shape ({r},) from 0 to {width}; got {counts.tolist()}.")
             self._check_tokens(tokens[np.arange(width) < counts[:, None]])
             lengths = self.lengths if rows is None else self.lengths[rows]
             longest = int((lengths + counts).max(initial=0))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tw_env.decoding import distributions
 from tw_env.decoding.loading import Pair
@@ -91,7 +92,7 @@ class LiveTexts:
             self._student_logprobs = torch.zeros(shape, device=device)
             self._teacher_logprobs = torch.zeros(shape, device=device)
 
-    def _reader(self, model: torch.nn.Module, capacity: int) -> Reader:
+    def _reader(self, model: PreTrainedModel, capacity: int) -> Reader:
         session = Session(model, self.rows, capacity)
         last = torch.zeros(self.rows, model.config.hidden_size, device=model.device, dtype=model.dtype)
         return Reader(session, np.ones(self.rows, bool), last)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tw_env.decoding import distributions
 from tw_env.decoding.loading import Pair

@@ -54,7 +54,7 @@ def load(name: str | Path) -> Policy:
     folder = Path(name) if (Path(name) / CONFIG).is_file() else _SHIPPED / str(name)
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(
-            f"Expected a folder with {CONFIG} or one of the shipped policies ({', '.join(shipped())}), got {str(name)!r}."
+            f"Expected a folder with {CONFIG} or a shipped policy ({', '.join(shipped())}), got {str(name)!r}."
         )
     record = json.loads((folder / CONFIG).read_text())
     if record.get("kind") not in KINDS:

@@ -25,13 +25,13 @@ class Policy:
     A policy knows the layout of the observations that it was made for and the action set that it plays.
 
     Args:
-        layout: of the environment, `env.layout`; None in environments whose observations have no names.
+        layout: of the environment, `env.layout`.
         actions: the environment's action set, `env.game.spec.actions`.
     """
 
     kind = "policy"
 
-    def __init__(self, layout: Layout | None, actions: tuple[Action, ...]) -> None:
+    def __init__(self, layout: Layout, actions: tuple[Action, ...]) -> None:
         self.layout, self.actions = layout, actions
         self.generator = np.random.default_rng(0)
 
@@ -62,7 +62,7 @@ class Policy:
             ValueError: observations of another size than the layout's.
         """
         observations = np.atleast_2d(observation)
-        if self.layout is not None and observations.shape[-1] != self.layout.size:
+        if observations.shape[-1] != self.layout.size:
             raise ValueError(
                 f"Expected observations of size {self.layout.size}, as this {self.kind} policy was made for, got "
                 f"{observations.shape[-1]}. Make the environment with the same `hidden` and `top_k`."
@@ -87,7 +87,7 @@ class Policy:
         record = {
             "kind": self.kind,
             "actions": "/".join(action.name for action in self.actions),
-            "layout": self.layout.arguments,
+            "layout": self.layout.record(),
             **self.config(),
         }
         (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
@@ -100,4 +100,4 @@ class Policy:
 
 def frame(record: dict[str, Any]) -> tuple[Layout, tuple[Action, ...]]:
     """The layout and the action set of a saved policy."""
-    return Layout(**record["layout"]), parse_actions(record["actions"])
+    return Layout.restore(record["layout"]), parse_actions(record["actions"])

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from enum import Enum
+from enum import StrEnum
 
 
-class Quantity(str, Enum):
+class Quantity(StrEnum):
     """What a rule limits. Members compare equal to their names in lower case (`Quantity.CALLS == "calls"`)."""
 
     CALLS = "calls"  # teacher calls per output
     CALLS_PER_TOKEN = "calls_per_token"  # teacher calls as a fraction of the written tokens
     LATENCY_MS = "latency_ms"  # modelled milliseconds per output
     PRICE = "price"  # currency per output, in whatever currency the price table uses
-
-    def __str__(self) -> str:
-        return self.value
 
 
 UNDERSTOOD = """\

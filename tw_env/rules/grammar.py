@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from tw_env.rules.checks import LIMITING, NEGATIONS, TOPIC, check_asker, check_comparisons, check_manner, check_writer
 from tw_env.rules.constraint import UNDERSTOOD, Constraint, Quantity, RuleError, impossible
 from tw_env.rules.lexer import tokenise
 from tw_env.rules.lexicon import Role
-from tw_env.rules.reading import AMOUNTS, Item, Reader
+from tw_env.rules.reading import Item, Reader
 
-_LONGEST_QUOTE = 200  # characters of the sentence that an error repeats
-_TOPIC = {Role.ASK, Role.CALLS, Role.TEACHER}
 _COUNTS = {Role.COUNT, Role.TOKEN_COUNT, Role.NUMBER}
-_AMOUNTS = AMOUNTS | {Role.EVERY}
+_LONGEST_QUOTE = 200  # characters of the sentence that an error repeats
 
 
 class _Limit(NamedTuple):
@@ -61,7 +60,7 @@ def _combine(clauses: Sequence[Sequence[Item]]) -> Constraint:
     """One constraint from all clauses; finite limits stand before 'as often as you like'."""
     items = [item for clause in clauses for item in clause]
     roles = {item.role for item in items}
-    topic = bool(roles & _TOPIC)
+    topic = bool(roles & TOPIC)
     limits = [limit for clause in clauses for limit in _clause_limits(clause, topic)]
     finite = [limit for limit in limits if limit.value is not None]
     if not limits:
@@ -81,10 +80,10 @@ def _combine(clauses: Sequence[Sequence[Item]]) -> Constraint:
         hedge = next(item.words for item in items if item.role is Role.HEDGE)
         raise RuleError(f'"{hedge}" needs a number beside it')
     quantity, value, words = (finite or limits)[0]
-    limit = math.inf if value is None else _float(value, words)
-    if complaint := impossible(quantity, limit):
+    number = math.inf if value is None else _float(value, words)
+    if complaint := impossible(quantity, number):
         raise RuleError(f'"{words}" is impossible: {complaint}')
-    return Constraint(quantity, limit, hard)
+    return Constraint(quantity, number, hard)
 
 
 def _float(value: Fraction, words: str) -> float:
@@ -99,94 +98,32 @@ def _float(value: Fraction, words: str) -> float:
 
 def _clause_limits(clause: Sequence[Item], topic: bool) -> list[_Limit]:
     """The limits of one clause; a clause without any is none, such as 'please' or 'and no more'."""
-    has_amount = any(item.role in _AMOUNTS or item.role is Role.WINDOW for item in clause)
+    has_amount = any(item.role in LIMITING or item.role is Role.WINDOW for item in clause)
     roles = {item.role for item in clause}
-    zero = _check_comparisons(clause, has_amount)
-    _check_writer(clause)
-    _check_manner(clause, roles, has_amount, topic)
+    zero = check_comparisons(clause, has_amount)
+    check_writer(clause)
+    check_asker(clause)
+    check_manner(clause, roles, has_amount, topic)
     unlimited = [item for item in clause if item.role is Role.UNLIMITED]
-    if unlimited and roles & {Role.NOT, Role.HARD_NOT}:
-        raise RuleError(f'"not" and "{unlimited[0].words}" leave open what is allowed')
+    if unlimited and (roles & NEGATIONS or (has_amount and not unlimited[0].words.startswith(("as ", "whenever ")))):
+        raise RuleError(f'"{unlimited[0].words}" and the rest of it leave open what is allowed')
     limits = [_Limit(_unlimited_quantity(clause), None, item.words) for item in unlimited]
     if zero:
         limits.append(_zero(clause, roles, topic))
     if Role.NONE in roles:
-        limits += [_Limit(Quantity.CALLS_PER_TOKEN, Fraction(0), item.words) for item in clause if item.role is Role.NONE]
+        limits += [
+            _Limit(Quantity.CALLS_PER_TOKEN, Fraction(0), item.words) for item in clause if item.role is Role.NONE
+        ]
     if has_amount:
         limits += _amount_limits(clause, roles, topic)
     return limits
-
-
-def _check_comparisons(clause: Sequence[Item], has_amount: bool) -> bool:
-    """Lets upper limits pass and refuses lower ones; True where a 'not' without comparison forbids asking at all."""
-    negations = [item for item in clause if item.role in (Role.NOT, Role.HARD_NOT)]
-    above = [item for item in clause if item.role in (Role.ABOVE, Role.NO_MORE)]
-    upper = [item for item in clause if item.role in (Role.AT_MOST, Role.BELOW)]
-    for place, item in enumerate(clause):
-        sign = item.words in ("<", "<=", ">")
-        if sign or item.role is Role.BELOW or item.words.endswith("than"):
-            after = any(later.role in _AMOUNTS for later in clause[place:])
-            before = any(earlier.role in AMOUNTS for earlier in clause[:place])
-            if not after or (sign and before):
-                raise RuleError(f'"{item.words}" has no limit after it')
-    if len(negations) > len(above) + (not above):
-        quoted = " and ".join(f'"{item.words}"' for item in negations)
-        raise RuleError(f"{quoted} are more negations than can be read")
-    if len(above) > len(negations):
-        raise RuleError(f'"{above[0].words}" asks for a lower bound, and a rule is an upper limit')
-    if above and any(item.role is Role.BELOW for item in clause):
-        raise RuleError(f'"{above[0].words}" and "less" point in opposite directions')
-    if not negations or above:
-        return False
-    if upper:
-        raise RuleError(f'"{negations[0].words}" with "{upper[0].words}" asks for a lower bound, and a rule is an upper limit')
-    if has_amount:
-        raise RuleError(f'"{negations[0].words}" with a number needs "more than" to be an upper limit')
-    return True
-
-
-def _check_writer(clause: Sequence[Item]) -> None:
-    """What is written must be written by the teacher; one's own text is not limited by a rule."""
-    roles = {item.role for item in clause}
-    alone = Role.NONE in roles or (roles & _TOPIC and any(item.words == "without" for item in clause))
-    if alone and not roles & _AMOUNTS or roles & {Role.TIME, Role.MONEY}:
-        return
-    for place, item in enumerate(clause):
-        if item.role not in (Role.WRITE, Role.WRITTEN):
-            continue
-        before = [other.role for other in reversed(clause[:place]) if other.role in (Role.TEACHER, Role.YOU)]
-        after = [other.role for other in clause[place:] if other.role in (Role.TEACHER, Role.YOU)]
-        writers = after + before if item.role is Role.WRITTEN or item.words.endswith("from") else before + after
-        if not writers or writers[0] is not Role.TEACHER:
-            raise RuleError(f'"{item.words}": a rule limits what the teacher writes')
-
-
-def _check_manner(clause: Sequence[Item], roles: set[Role], has_amount: bool, topic: bool) -> None:
-    compared = roles & {Role.AT_MOST, Role.BELOW, Role.ABOVE, Role.NO_MORE}
-    if has_amount and not compared and roles & {Role.MUST, Role.EQUALS}:
-        word = next(item.words for item in clause if item.role in (Role.MUST, Role.EQUALS))
-        raise RuleError(f'"{word}" demands the amount; a rule is an upper limit, as in "at most"')
-    if Role.KEEP in roles and not topic and not roles & {Role.TIME, Role.MONEY, Role.LATENCY, Role.PRICE, Role.COST}:
-        raise RuleError("it does not say that the teacher is asked")
-    for noun, units in (
-        (Role.LATENCY, {Role.TIME}),
-        (Role.MILLISECONDS, {Role.NUMBER, Role.TIME}),
-        (Role.PRICE, {Role.NUMBER, Role.MONEY}),
-        (Role.COST, {Role.MONEY}),
-        (Role.PAY, {Role.MONEY}),
-    ):
-        if noun not in roles or Role.UNLIMITED in roles or (noun is Role.PAY and not has_amount):
-            continue
-        if not roles & units or roles & (AMOUNTS - units):
-            words = next(item.words for item in clause if item.role is noun)
-            raise RuleError(f'"{words}" goes with a time or an amount of money')
 
 
 def _unlimited_quantity(clause: Sequence[Item]) -> Quantity:
     words = set(" ".join(item.words for item in clause).split())
     if words & {"spend", "spends", "spending", "pay", "pays", "paying", "money", "price", "cost", "costs"}:
         return Quantity.PRICE
-    if words & {"long", "time", "wait", "latency"}:
+    if words & {"long", "time", "wait", "waiting", "latency", "delay"}:
         return Quantity.LATENCY_MS
     if words & {"calls", "call", "questions", "queries"}:
         return Quantity.CALLS
@@ -195,7 +132,7 @@ def _unlimited_quantity(clause: Sequence[Item]) -> Quantity:
 
 def _zero(clause: Sequence[Item], roles: set[Role], topic: bool) -> _Limit:
     """'Never' and its kin: no asking at all, or nothing to pay."""
-    words = next(item.words for item in clause if item.role in (Role.NOT, Role.HARD_NOT))
+    words = next(item.words for item in clause if item.role in NEGATIONS)
     if Role.PAY in roles and not topic:
         return _Limit(Quantity.PRICE, Fraction(0), words)
     if not topic and words not in ("never", "never ever", "never once", "none", "not once", "not even once"):
@@ -207,14 +144,11 @@ def _zero(clause: Sequence[Item], roles: set[Role], topic: bool) -> _Limit:
 
 def _amount_limits(clause: Sequence[Item], roles: set[Role], topic: bool) -> list[_Limit]:
     """The amounts of one clause as limits: shares, times and prices each by itself, counts with their window."""
-    limits = []
     windows = [item for item in clause if item.role in (Role.WINDOW, Role.EVERY)]
     counts = [item for item in clause if item.role in _COUNTS]
     single = {Role.SHARE: Quantity.CALLS_PER_TOKEN, Role.TIME: Quantity.LATENCY_MS, Role.MONEY: Quantity.PRICE}
     strict = Role.BELOW in roles
-    for item in clause:
-        if item.role in single:
-            limits.append(_Limit(single[item.role], item.value, item.words))
+    limits = [_Limit(single[item.role], item.value, item.words) for item in clause if item.role in single]
     if limits and windows and not counts and windows[0].role is Role.WINDOW:
         raise RuleError(f'"{limits[0].words}" is not counted "{windows[0].words}"')
     if len(counts) > 1 or len(windows) > 1:
@@ -225,7 +159,11 @@ def _amount_limits(clause: Sequence[Item], roles: set[Role], topic: bool) -> lis
     elif counts:
         limits.append(_count(counts[0], clause, roles, topic, strict))
     shares = [limit for limit in limits if limit.quantity is Quantity.CALLS_PER_TOKEN]
-    if not shares and roles & {Role.OF_TOKENS, Role.OF_TEXT, Role.TOKENS} and not roles & {Role.TOKEN_COUNT, Role.NUMBER}:
+    if (
+        not shares
+        and roles & {Role.OF_TOKENS, Role.OF_TEXT, Role.TOKENS}
+        and not roles & {Role.TOKEN_COUNT, Role.NUMBER}
+    ):
         words = next(item.words for item in clause if item.role in (Role.OF_TOKENS, Role.OF_TEXT, Role.TOKENS))
         raise RuleError(f'"{words}" does not go with "{limits[0].words}"')
     if strict and any(limit.value == 0 for limit in limits if limit.quantity is not Quantity.CALLS):

@@ -47,8 +47,10 @@ class Token:
     @property
     def whole(self) -> bool:
         """A number written without a decimal sign or a fraction."""
-        return self.value is not None and not (self.ordinal or self.vulgar or "." in self.text) and (
-            self.value.denominator == 1
+        return (
+            self.value is not None
+            and not (self.ordinal or self.vulgar or "." in self.text)
+            and (self.value.denominator == 1)
         )
 
 

@@ -22,7 +22,7 @@ TENTHS = ["twentieth", "thirtieth", "fortieth", "fiftieth", "sixtieth", "seventi
 
 CARDINAL = {word: value for value, word in enumerate(UNITS)}
 ROUND = {word: 10 * value for value, word in enumerate(TENS, start=2)}
-MULTIPLE = {"dozen": 12, "hundred": 100, "thousand": 1000}
+MULTIPLE = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 1_000_000}
 ORDINAL = {
     **{word: value for value, word in enumerate(ORDINALS)},
     **{word: 10 * value for value, word in enumerate(TENTHS, start=2)},
@@ -56,15 +56,15 @@ def read_numeral(tokens: Sequence[Token], at: int) -> Numeral | None:
     if value.denominator == 1:
         joined = _text(tokens, end) == "and"
         rest = _read_part(tokens, end + joined)
-        if rest is not None and rest.value < 1 and (joined or tokens[at].whole and tokens[end].value is not None):
+        if rest is not None and rest.value < 1 and (joined or (tokens[at].whole and tokens[end].value is not None)):
             return Numeral(value + rest.value, False, rest.end)  # two and a half, 1½, 1 1/2
     return Numeral(value, False, end)
 
 
 def read_ordinal(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
     """'tenth', 'twenty-fifth' or '20th' at `at` as (value, end), or None."""
-    if at < len(tokens) and tokens[at].ordinal and tokens[at].value is not None:
-        value = tokens[at].value
+    if at < len(tokens) and tokens[at].ordinal:
+        value = tokens[at].value or Fraction(0)
         return (int(value), at + 1) if value.denominator == 1 else None
     word, following = _text(tokens, at), _text(tokens, at + 1)
     if word in ROUND and 0 < ORDINAL.get(following, 0) < 10:
@@ -80,16 +80,6 @@ def in_words(number: int) -> str:
         return UNITS[number]
     tens, unit = divmod(number, 10)
     return TENS[tens - 2] + (f" {UNITS[unit]}" if unit else "")
-
-
-def ordinal_in_words(number: int) -> str:
-    """English for 1 <= number <= 100, as in 'every twenty fifth token'."""
-    if number == 100:
-        return "hundredth"
-    if number < 20:
-        return ORDINALS[number]
-    tens, unit = divmod(number, 10)
-    return f"{TENS[tens - 2]} {ORDINALS[unit]}" if unit else TENTHS[tens - 2]
 
 
 def _read_cardinal(tokens: Sequence[Token], at: int) -> tuple[Fraction, int] | None:

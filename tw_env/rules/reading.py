@@ -51,8 +51,7 @@ class Reader:
         clauses: list[list[Item]] = []
         while at < len(self.tokens):
             if self._word(at) in _PAUSES:
-                split = self._word(at) == "." or self._forbids_by_itself()
-                item, end = Item(Role.BREAK if split else Role.FILLER, ""), at + 1
+                item, end = Item(Role.BREAK if self._word(at) == "." else Role.PAUSE, ""), at + 1
             else:
                 item, end = self._phrase(at)
             if item.role in _REFUSED:
@@ -69,16 +68,20 @@ class Reader:
         longest = self._listed(at)
         if longest is not None and longest[1] - at > 1 and longest[0].role is not Role.UNIT:
             return longest
-        found = self._window(at) or self._of(at) or self._scope(at) or self._amount(at) or self._more(at) or longest
+        found = self._of(at) or self._scope(at) or self._window(at) or self._amount(at) or self._more(at) or longest
         if found is None:
-            connects = self._word(at) in lexicon.PREPOSITIONS | {"every", "each", "as", "than", "or", "less", "fewer", "more"}
+            connects = self._word(at) in lexicon.PREPOSITIONS | {
+                "every",
+                "each",
+                "as",
+                "than",
+                "or",
+                "less",
+                "fewer",
+                "more",
+            }
             raise RuleError(f'"{self._quote(at, at + (3 if connects else 1))}" was not understood')
         return found
-
-    def _forbids_by_itself(self) -> bool:
-        """'no calls' or 'don't ask' before a comma: nothing after the comma belongs to that 'no'."""
-        ends = [item.role for item in self.items[-2:]]
-        return len(ends) == 2 and ends[0] is Role.NOT and ends[1] in (Role.ASK, Role.CALLS, Role.TEACHER)
 
     def _listed(self, at: int) -> tuple[Item, int] | None:
         """The longest phrase of the lexicon that starts here."""
@@ -101,7 +104,7 @@ class Reader:
         if self._word(end) in ("a", "an", "single") and self._is_token(end + 1):
             end += 1
         if self._is_token(end):
-            if not every and prepositions not in ("per", "/", "") or self._word(end) == "tokens":
+            if (not every and prepositions not in ("per", "/", "")) or self._word(end) == "tokens":
                 return None
             alone = every and prepositions in _ALONE
             return Item(Role.EVERY if alone else Role.WINDOW, self._quote(at, end + 1), Fraction(1)), end + 1
@@ -155,7 +158,9 @@ class Reader:
         while self._word(end) in lexicon.DETERMINERS:
             end += 1
         noun, words = self._word(end), self._quote(at, end + 1)
-        if noun == "tokens" or (noun == "token" and self._word(end - 1) not in ("of", "a", "an", "each", "every", "any")):
+        if noun == "tokens" or (
+            noun == "token" and self._word(end - 1) not in ("of", "a", "an", "each", "every", "any")
+        ):
             return Item(Role.OF_TOKENS, words), end + 1
         if noun in lexicon.OUTPUTS or (noun == "time" and end > at):
             return Item(Role.OF_TEXT, words), end + 1
@@ -204,7 +209,9 @@ class Reader:
     def _all(self, at: int) -> tuple[Item, int] | None:
         end = at + 1 + (self._word(at + 1) == "of")
         end += self._word(end) in ("the", "your")
-        return (Item(Role.SHARE, self._quote(at, end + 1), Fraction(1)), end + 1) if self._word(end) == "tokens" else None
+        return (
+            (Item(Role.SHARE, self._quote(at, end + 1), Fraction(1)), end + 1) if self._word(end) == "tokens" else None
+        )
 
     def _unit(self, at: int) -> tuple[Role, Fraction, int] | None:
         """The unit that stands at `at`: what it measures, its size in that measure's base unit, where it ends."""

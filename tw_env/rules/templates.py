@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tw_env.rules.constraint import Constraint, Quantity, canonical, decimal
-from tw_env.rules.numerals import in_words, ordinal_in_words
+from tw_env.rules.numerals import ORDINALS, in_words
 
 #: Range that `sample` draws a limit from, log-uniform, by quantity: calls, share of tokens, milliseconds, currency.
 RANGES: dict[Quantity, tuple[float, float]] = {
@@ -37,6 +37,7 @@ PHRASINGS: dict[Quantity, tuple[str, ...]] = {
         "limit the calls to {percent} % of the tokens",
         "let the teacher help with {percent} % of the tokens at the most",
         "you can ask for up to {percent} percent of the answer",
+        "at most {percent} % may be written by the teacher",
         "no more than {percent} % of the answer may be written with help from the teacher",
         "for {percent} percent of the tokens at the most you can use the teacher",
         "please let the teacher write only {percent} % of the text",
@@ -46,20 +47,22 @@ PHRASINGS: dict[Quantity, tuple[str, ...]] = {
         "at most one in {every} tokens",
         "one call per {every} tokens",
         "every {nth} token at most",
-        "you may ask one time per {every} tokens",
+        "ask at most one time per {every} tokens",
+        "for every {every} tokens you may ask one time",
         "only every {nth} token",
     ),
     Quantity.CALLS: (
         "ask the teacher at most {n} times per output",
         "no more than {n} calls",
-        "max {n} questions",
+        "max {n} requests",
         "you may ask up to {n} times",
         "please do not ask more than {n} times",
         "{n} calls or fewer per text",
         "use the teacher only {n} times",
         "{n} times at most",
+        "for each output up to {n} calls",
         "call the teacher up to {n} times",
-        "for each text only {n} questions",
+        "for each text only {n} requests",
     ),
     Quantity.LATENCY_MS: (
         "use at most {n} ms per output",
@@ -92,7 +95,8 @@ NEVER = (
     "without the teacher",
     "please do not ask for help",
     "no help from the teacher",
-    "on your own",
+    "without any help",
+    "no asking",
     "do not use help",
     "please never use the teacher",
     "write without asking the teacher",
@@ -107,7 +111,7 @@ ALWAYS = (
     "ask without limit",
     "please ask as often as you like",
     "use the teacher as often as you want",
-    "ask any number of times",
+    "ask the teacher as much as you want",
     "you may use the teacher as much as you like",
 )
 #: Those of the phrasings above that a test of whether a student reads rules keeps from training. Each of their words
@@ -117,10 +121,10 @@ HELD_OUT: tuple[str, ...] = (
     "for {percent} percent of the tokens at the most you can use the teacher",
     "please let the teacher write only {percent} % of the text",
     "use help for {percent} percent or less",
-    "you may ask one time per {every} tokens",
+    "for every {every} tokens you may ask one time",
     "only every {nth} token",
     "call the teacher up to {n} times",
-    "for each text only {n} questions",
+    "for each text only {n} requests",
     "the answer may take up to {n} milliseconds",
     "do not use more than {n} ms per answer",
     "pay no more than {n} euros for the text",
@@ -128,7 +132,7 @@ HELD_OUT: tuple[str, ...] = (
     "do not use help",
     "please never use the teacher",
     "write without asking the teacher",
-    "ask any number of times",
+    "ask the teacher as much as you want",
     "you may use the teacher as much as you like",
 )
 
@@ -168,9 +172,11 @@ def paraphrases(constraint: Constraint, held_out: bool | None = None) -> list[st
         no phrasing of unlimited time or money, or of zero calls, is held out.
     """
     quantity, limit = constraint.quantity, constraint.limit
+    templates: tuple[str, ...]
     if math.isinf(limit) or limit == 0:
         asking = quantity is Quantity.CALLS_PER_TOKEN
-        templates = (ALWAYS if math.isinf(limit) else NEVER) if asking else (canonical(constraint),)
+        extremes = ALWAYS if math.isinf(limit) else NEVER
+        templates = extremes if asking else (canonical(constraint),)
     else:
         templates = PHRASINGS[quantity]
     chosen = [template for template in templates if held_out is None or (template in HELD_OUT) is held_out]
@@ -182,7 +188,7 @@ def _filled(template: str, quantity: Quantity, limit: float) -> list[str]:
     """The template with its number in digits and in words; empty where the number doesn't fit it."""
     if "{n}" in template:
         if quantity is Quantity.CALLS and limit == 1:
-            template = template.replace("times", "time").replace("calls", "call").replace("questions", "question")
+            template = template.replace("times", "time").replace("calls", "call").replace("requests", "request")
         return [template.replace("{n}", number) for number in _spellings(limit)]
     if "{percent}" in template:
         return [template.replace("{percent}", number) for number in _spellings(limit, shift=2)]
@@ -195,7 +201,7 @@ def _filled(template: str, quantity: Quantity, limit: float) -> list[str]:
         if not 2 <= tokens <= 100 or 1 / tokens != limit:
             return []
         if "{nth}" in template:
-            return [template.replace("{nth}", ordinal_in_words(tokens))]
+            return [template.replace("{nth}", ORDINALS[tokens])] if tokens <= 10 else []
         return [template.replace("{every}", number) for number in _spellings(tokens)]
     return [template]
 

@@ -79,9 +79,7 @@ def corpus(name: str, texts: Sequence[str], references: Sequence[Sequence[str]])
         edits, length = sum(e for e, _ in counts), sum(n for _, n in counts)
         return CorpusScore(max(0.0, 1 - edits / length), "edit|agg:corpus|tok:whitespace|refs:closest")
     score = _sentence(name)
-    mean = sum(score(text, list(accepted)) for text, accepted in zip(texts, references, strict=True)) / len(
-        texts
-    )
+    mean = sum(score(text, list(accepted)) for text, accepted in zip(texts, references, strict=True)) / len(texts)
     if name == "rougel":
         return CorpusScore(mean, f"rougeL|agg:mean|stem:yes|refs:best|version:{version('rouge_score')}")
     return CorpusScore(mean, "exact|agg:mean|case:mixed|space:normalised|refs:any")
@@ -89,9 +87,7 @@ def corpus(name: str, texts: Sequence[str], references: Sequence[Sequence[str]])
 
 def edit_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
     """Insertions, deletions and substitutions between two token sequences (Levenshtein, 1966)."""
-    row = list(
-        range(len(reference) + 1)
-    )  # distance of the prefix read so far to every prefix of the reference
+    row = list(range(len(reference) + 1))  # distance of the prefix read so far to every prefix of the reference
     for i, token in enumerate(hypothesis, start=1):
         diagonal, row[0] = row[0], i
         for j, other in enumerate(reference, start=1):

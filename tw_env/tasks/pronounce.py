@@ -15,6 +15,8 @@ STUDENT = DATA / "student"
 """Folder of the shipped student, in Hugging Face format, tokenizer included."""
 TEACHER = DATA / "teacher"
 """Folder of the shipped teacher, in Hugging Face format, tokenizer included."""
+LATENCY = DATA / "latency.json"
+"""Milliseconds of the shipped pair at batch 1 (`tw_env.costs.LatencyTable`)."""
 SPLITS = ("pair", "policy", "dev", "test")
 MAX_NEW_TOKENS = 24  # the longest reference has 20 phones, and the end token is one more
 
@@ -68,9 +70,7 @@ class Pronounce:
 
     def __init__(self, split: str = "test", limit: int | None = None) -> None:
         if limit is not None and limit < 1:
-            raise ValueError(
-                f"Expected the limit to be at least 1 word, or None for all of them, got {limit}."
-            )
+            raise ValueError(f"Expected the limit to be at least 1 word, or None for all of them, got {limit}.")
         entries = load_split(split)[:limit]
         self.split = split
         self.words: list[str] = [word for word, _ in entries]

@@ -115,9 +115,7 @@ def read_records(data: str | Path) -> list[Record]:
     elif path.is_dir():
         raise ValueError(f"Expected `data` to be a JSONL file or a `datasets` name, got the folder {path}.")
     elif isinstance(data, Path) or path.suffix in (".jsonl", ".json") or not _HUB_NAME.fullmatch(data):
-        raise FileNotFoundError(
-            f"Expected `data` to be a JSONL file, found none at {path.absolute()}; check the path."
-        )
+        raise FileNotFoundError(f"Expected `data` to be a JSONL file, found none at {path.absolute()}; check the path.")
     else:
         rows = _hub_rows(data)
     records = [_checked(where, row) for where, row in rows]
@@ -176,9 +174,7 @@ def _hub_rows(data: str) -> Iterator[tuple[str, Any]]:
 
 def _checked(where: str, row: object) -> Record:
     if not isinstance(row, dict):
-        raise ValueError(
-            f"{where}: expected a JSON object with `prompt` and `reference`, got {type(row).__name__}."
-        )
+        raise ValueError(f"{where}: expected a JSON object with `prompt` and `reference`, got {type(row).__name__}.")
     if "prompt" not in row or ("reference" in row) == ("references" in row):
         raise ValueError(
             f"{where}: expected the field `prompt` and either `reference` or `references`; "
@@ -186,9 +182,7 @@ def _checked(where: str, row: object) -> Record:
         )
     references = [row["reference"]] if "reference" in row else row["references"]
     if not isinstance(references, list) or not references:
-        raise ValueError(
-            f"{where}: expected `references` to be a list of at least one string, got {references!r}."
-        )
+        raise ValueError(f"{where}: expected `references` to be a list of at least one string, got {references!r}.")
     for field, text in [("prompt", row["prompt"]), *(("reference", text) for text in references)]:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{where}: expected `{field}` to be a string that is not blank, got {text!r}.")

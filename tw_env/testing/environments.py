@@ -89,9 +89,7 @@ def _play(env: gymnasium.Env[Any, Any], seed: int, episodes: int) -> Iterator[Mo
         _check_moment(env, before, None, keys, sums)
         yield before
         while not (before.terminated or before.truncated):
-            expect(
-                before.step < MOST_STEPS, f"Expected episodes to end, got {MOST_STEPS} steps without an end."
-            )
+            expect(before.step < MOST_STEPS, f"Expected episodes to end, got {MOST_STEPS} steps without an end.")
             action = rng.integers(count)
             observation, reward, terminated, truncated, info = env.step(action)
             now = Moment(before.step + 1, int(action), observation, reward, terminated, truncated, info)
@@ -169,9 +167,7 @@ def _check_score(env: Any, info: Info, total: float) -> None:
     quality = env.task.quality(info["prompt"], text)
     expect_same(float(quality), info["quality"], f"quality of the final text {text!r}", 1e-9)
     if not game.spec.reward.scored:
-        expect_same(
-            game.spec.reward.quality * quality, total, f"the return for the final text {text!r}", 1e-9
-        )
+        expect_same(game.spec.reward.quality * quality, total, f"the return for the final text {text!r}", 1e-9)
 
 
 def _expect_same_moment(one: Moment, other: Moment, what: str, tolerance: float = 0.0) -> None:
@@ -212,9 +208,7 @@ def check_vector_env(
         AssertionError: what was expected and what came.
     """
     if vector is None:
-        expect(
-            isinstance(env, str), "Expected `vector=`, which makes the vector environment, beside a callable."
-        )
+        expect(isinstance(env, str), "Expected `vector=`, which makes the vector environment, beside a callable.")
         batch = gymnasium.make_vec(str(env), num_envs=num_envs, **settings)
     else:
         batch = vector(num_envs=num_envs, **settings)
@@ -250,13 +244,9 @@ def _check_vector_step(
         outcome = [bool(terminated[row]), bool(truncated[row] and not terminated[row])]
         expect_same([ends, cut and not ends], outcome, f"terminated and truncated of {where}")
         if ends or cut:
-            lost = [
-                key for key in ("final_obs", "final_info") if key not in infos or not infos["_" + key][row]
-            ]
+            lost = [key for key in ("final_obs", "final_info") if key not in infos or not infos["_" + key][row]]
             expect(not lost, f"Expected {' and '.join(lost)} of the episode that ends at {where}.")
-            _expect_row(
-                observation, info, infos["final_obs"], infos["final_info"], row, f"end at {at}", tolerance
-            )
+            _expect_row(observation, info, infos["final_obs"], infos["final_info"], row, f"end at {at}", tolerance)
             observation, info = single.reset()
         _expect_row(observation, info, observations, infos, row, at, tolerance)
 

@@ -42,11 +42,8 @@ def check_policy(policy: Any, env: EnvMaker, *, steps: int = 60, seed: int = 0, 
     alone = np.array([_actions(policy, one, deterministic=True) for one in observations])
     expect_same(alone, sure, "deterministic actions of a batch, against one observation at a time")
     expect_same(before, observations, "observations after predict")
-    for actions in (sure, _actions(policy, observations, deterministic=False)):
-        expect(
-            bool(((actions >= 0) & (actions < count)).all()),
-            f"Expected actions from 0 to {count - 1}, got {sorted(set(actions.tolist()))}.",
-        )
+    _check_range(sure, count)
+    _check_range(_actions(policy, observations, deterministic=False), count)
     if "action_masks" in inspect.signature(policy.predict).parameters:
         _check_masks(policy, observations, count, seed)
     if isinstance(policy, Policy):
@@ -59,6 +56,7 @@ def _observations(
 ) -> tuple[NDArray[np.float32], int]:
     """(steps, size) observations of the policy's own episodes, and the number of actions."""
     game = make_env(env, settings)
+    count = int(game.action_space.n)  # type: ignore[attr-defined]
     if isinstance(policy, Policy):
         policy.seed(seed)
     observation, _ = game.reset(seed=seed)
@@ -66,11 +64,12 @@ def _observations(
     for _ in range(steps):
         seen.append(observation)
         action = _actions(policy, observation, deterministic=False)
+        _check_range(action, count)
         observation, _, terminated, truncated, _ = game.step(np.int64(action))
         if terminated or truncated:
             observation, _ = game.reset()
     game.close()
-    return np.stack(seen), int(game.action_space.n)  # type: ignore[attr-defined]
+    return np.stack(seen), count
 
 
 def _actions(policy: Any, observations: NDArray[np.float32], **how: Any) -> NDArray[np.int64]:
@@ -83,10 +82,16 @@ def _actions(policy: Any, observations: NDArray[np.float32], **how: Any) -> NDAr
     shape = observations.shape[:-1]
     expect(
         actions.shape == shape and actions.dtype.kind in "iu",
-        f"Expected whole-numbered actions of shape {shape} for observations {observations.shape}, got "
-        f"{result[0]!r}.",
+        f"Expected whole-numbered actions of shape {shape} for observations {observations.shape}, got {result[0]!r}.",
     )
     return actions
+
+
+def _check_range(actions: NDArray[np.int64], count: int) -> None:
+    expect(
+        bool(((actions >= 0) & (actions < count)).all()),
+        f"Expected actions from 0 to {count - 1}, got {np.unique(actions).tolist()}.",
+    )
 
 
 def _restart(policy: Any) -> None:

@@ -42,7 +42,9 @@ def test_remaining_sums_to_the_end_of_each_episode() -> None:
     assert got.tolist() == [3.0, 2.0, 4.0]
 
 
-def minimise(own_tokens: torch.Tensor, multiplier: float, states: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def minimise(
+    own_tokens: torch.Tensor, multiplier: float, states: int = 1, student: torch.Tensor = STUDENT
+) -> tuple[torch.Tensor, torch.Tensor]:
     """P(ask) and V, both (states,), that minimise the expected squared residual of d = 1 segments, alpha = 1.
 
     `states` follow each other; own steps pay log p_T(y) - log p_S(y) for tokens y drawn from `own_tokens`, asking
@@ -51,13 +53,14 @@ def minimise(own_tokens: torch.Tensor, multiplier: float, states: int = 1) -> tu
     logit = torch.zeros(states, dtype=torch.float64, requires_grad=True)
     value = torch.zeros(states, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([logit, value], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
-    pay = (TEACHER / STUDENT).log()
+    pay = (TEACHER / student).log()
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
         ask = torch.nn.functional.logsigmoid(logit)
         own = torch.nn.functional.logsigmoid(-logit)
-        outcomes = [(0.5, -multiplier - ask)] + [(0.5 * float(w), r - own) for w, r in zip(own_tokens, pay, strict=True)]
+        outcomes = [(0.5, -multiplier - ask)]
+        outcomes += [(0.5 * float(w), r - own) for w, r in zip(own_tokens, pay, strict=True)]
         starts, of_step = torch.tensor([0, states]), torch.zeros(states, dtype=torch.int64)
         last, ones = torch.zeros(1, dtype=torch.float64), torch.zeros(states, dtype=torch.float64)
         loss = torch.zeros((), dtype=torch.float64)
@@ -90,12 +93,7 @@ def test_teacher_written_paths_teach_the_gate_to_ask_less(share: float) -> None:
 
 @pytest.mark.parametrize("multiplier", [0.0, 1.0, 3.0])
 def test_a_student_that_copied_its_teacher_asks_with_sigmoid_of_minus_the_price(multiplier: float) -> None:
-    global STUDENT
-    before, STUDENT = STUDENT, TEACHER
-    try:
-        ask, value = minimise(TEACHER, multiplier, states=2)
-    finally:
-        STUDENT = before
+    ask, value = minimise(TEACHER, multiplier, states=2, student=TEACHER)
     assert torch.allclose(ask, torch.tensor(-multiplier, dtype=torch.float64).sigmoid().expand(2), atol=1e-5)
     # V is then the log-partition over both actions, summed over the states to come.
     per_state = float(np.log1p(np.exp(-multiplier)))

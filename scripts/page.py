@@ -1,0 +1,258 @@
+"""One self-contained HTML page about benchmark rows: headline, frontier, table, coloured texts, training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from scripts import pictures
+from scripts.examples import Example, Group, Ink, Piece, Played
+from scripts.rows import GAMES, OURS, Row, by_rule, games_of, mean, name_of, rules_of
+
+STYLE = Path(__file__).with_name("page.css")
+SPENT_TOO_MUCH = 0.01  # calls per token above the limit from which a cell says so
+
+LEGEND = (
+    (Ink.STUDENT, "written by the student, read by nobody"),
+    (Ink.ACCEPTED, "written by the student, checked and kept by the teacher"),
+    (Ink.TEACHER, "written by the teacher"),
+    (Ink.DROPPED, "written by the student, taken back by the teacher"),
+)
+
+
+@dataclass
+class Page:
+    """What the page shows; empty parts are left out.
+
+    Attributes:
+        rows: as `scripts.benchmark` writes them.
+        title, introduction: plain text; the introduction is a list of paragraphs.
+        examples: groups of texts.
+        curves: of a training run, by the name of the run.
+        made_by: the commands that made it.
+    """
+
+    rows: Sequence[Row]
+    title: str = "When should a small model ask a big one?"
+    introduction: Sequence[str] = ()
+    examples: Sequence[tuple[Group, Sequence[Example]]] = ()
+    curves: dict[str, pictures.Curves] = field(default_factory=dict)
+    made_by: str = ""
+
+    def html(self) -> str:
+        """The whole page, without any outside resource."""
+        parts = [
+            f"<h1>{escape(self.title)}</h1>",
+            *(f"<p>{escape(paragraph)}</p>" for paragraph in self.introduction),
+            tiles(self.rows),
+            rules(self.rows),
+            "<h2>Quality against help</h2>",
+            picture(partial(pictures.frontier, self.rows), "frontier", FRONTIER_CAPTION),
+            *(table(self.rows, game) for game in games_of(self.rows)),
+            texts(self.examples),
+        ]
+        if any(row["quantity"] == "calls_per_token" and row["limit"] is not None for row in self.rows):
+            parts += [
+                "<h2>Is the rule kept?</h2>",
+                picture(partial(pictures.spend, self.rows), "spending against the rule", SPEND_CAPTION),
+            ]
+        for name, curves in self.curves.items():
+            parts += [
+                f"<h2>How it learned{': ' + escape(name) if len(self.curves) > 1 else ''}</h2>",
+                picture(partial(pictures.learning, curves), "learning curves", LEARNING_CAPTION),
+            ]
+        parts.append(all_rows(self.rows))
+        if self.made_by:
+            parts.append(f"<h2>Made by</h2><pre>{escape(self.made_by)}</pre>")
+        return SKELETON.format(title=escape(self.title), style=STYLE.read_text(), body="\n".join(filter(None, parts)))
+
+
+SKELETON = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+FRONTIER_CAPTION = (
+    "Left is cheaper, up is better. 0% is the student alone, 100% the teacher alone, who is called at every token. "
+    "Each point is one rule; bands are 95% bootstrap intervals over the prompts."
+)
+SPEND_CAPTION = (
+    "Along the dotted line a policy spends just what its rule allows. Below it, it spends less; "
+    "in the shaded region it breaks the rule by more than one point."
+)
+LEARNING_CAPTION = (
+    "All rules are learned at once. The multiplier of a limit rises while its texts spend more than it allows, "
+    "and falls while they spend less. Thin lines: single rounds; thick lines: running means."
+)
+
+
+def picture(draw: Callable[[bool], Figure], what: str, caption: str) -> str:
+    """A figure in two versions, of which the browser shows the one that fits its theme."""
+    light, dark = (pictures.data_uri(pictures.png(draw(theme))) for theme in (False, True))
+    return (
+        f'<figure><picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
+        f'<img src="{light}" alt="{escape(what)}"></picture><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def rules(rows: Sequence[Row]) -> str:
+    """The rules in words."""
+    sentences = [rule for rule, _ in rules_of(rows)]
+    if not sentences:
+        return ""
+    quotes = "".join(f"<q>{escape(sentence)}</q>" for sentence in sentences)
+    told = "How much help a policy may use on average is said in words, and one policy serves all of these rules:"
+    return f'<h2>The rules</h2><p>{told}</p><div class="rules">{quotes}</div>'
+
+
+def tiles(rows: Sequence[Row]) -> str:
+    """The numbers to remember."""
+    cells: list[tuple[str, str, str]] = []
+    game = games_of(rows)[-1] if rows else ""
+    alone = {agent: [row for row in rows if row["agent"] == agent] for agent in ("student", "teacher")}
+    cells += [("", f"{mean(found, 'quality'):.1%}", f"quality of the {a} alone") for a, found in alone.items() if found]
+    ours = [row for row in rows if row["agent"] == OURS and row["actions"] == game and row["limit"]]
+    for limit in sorted({row["limit"] for row in ours if row["quantity"] == "calls_per_token"}):
+        if limit in (0.05, 0.1):
+            same = [row for row in ours if row["limit"] == limit]
+            told = (
+                f"of the teacher's advantage is recovered by the learned policy with calls at {limit:.0%} of the tokens"
+            )
+            cells.append(("ours", f"{mean(same, 'recovered_gap'):.0%}", told))
+    if found := [row for row in rows if row["agent"] == "speculative" and row["actions"] == game]:
+        told = "calls per token: speculative decoding, which writes just what the teacher would"
+        cells.append(("", f"{mean(found, 'calls_per_token'):.1%}", told))
+    inner = "".join(
+        f'<div class="tile {kind}"><b>{number}</b><span>{escape(told)}</span></div>' for kind, number, told in cells
+    )
+    return f'<div class="tiles">{inner}</div>' if cells else ""
+
+
+def table(rows: Sequence[Row], game: str) -> str:
+    """Agents by rules: the recovered share of the gap, and below it what was spent."""
+    mine = [row for row in rows if row["actions"] == game]
+    columns = rules_of(mine)
+    cells = {agent: by_rule([row for row in mine if row["agent"] == agent]) for agent in
+             dict.fromkeys(str(row["agent"]) for row in mine)}  # fmt: skip
+    judged = [agent for agent in cells if any(row["kind"] != "oracle" for row in mine if row["agent"] == agent)]
+    best = {
+        rule: max((mean(cells[agent][rule], "recovered_gap") for agent in judged if rule in cells[agent]), default=0)
+        for rule, _ in columns
+    }
+    head = "".join(f'<th title="{escape(rule)}">{escape(short)}</th>' for rule, short in columns)
+    body = []
+    for agent, found in cells.items():
+        line = "".join(cell(found.get(rule, ()), best[rule]) for rule, _ in columns)
+        unruled = [row for rule, group in found.items() if rule not in best for row in group]
+        body.append(
+            f'<tr class="{"ours" if agent == OURS else ""}"><td>{escape(name_of(agent))}</td>{line}{cell(unruled)}</tr>'
+        )
+    return (
+        f"<h3>{escape(GAMES.get(game, game))}</h3>"
+        '<p class="soft">Recovered share of the teacher\'s advantage under each rule, its 95% interval, and the calls '
+        "per token that were really spent; shaded: the best under that rule.</p>"
+        f'<div class="scroll"><table><thead><tr><th>policy</th>{head}<th>without a rule</th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def cell(rows: Sequence[Row], best: float = math.inf) -> str:
+    """One agent under one rule, a mean over seeds."""
+    if not rows:
+        return "<td></td>"
+    gap, spent = mean(rows, "recovered_gap"), mean(rows, "calls_per_token")
+    low, high = mean(rows, "recovered_gap_low"), mean(rows, "recovered_gap_high")
+    limit = rows[0]["limit"] if rows[0]["quantity"] == "calls_per_token" else None
+    over = limit is not None and spent > limit + SPENT_TOO_MUCH
+    used = f'<span class="over">{spent:.1%} calls, too many</span>' if over else f"{spent:.1%} calls"
+    interval = "" if math.isnan(low) or low == high else f"{low:.0%} to {high:.0%}"
+    return f'<td class="{"best" if gap >= best else ""}">{gap:.0%}<small>{interval}</small><small>{used}</small></td>'
+
+
+# ---- texts ---------------------------------------------------------------------------------------------------
+
+
+def texts(groups: Sequence[tuple[Group, Sequence[Example]]]) -> str:
+    """Single texts under several rules side by side, every token in the colour of its writer."""
+    if not groups:
+        return ""
+    legend = "".join(
+        f'<span><span class="token {ink.value}">token</span> {escape(told)}</span>' for ink, told in LEGEND
+    )
+    parts = [
+        "<h2>Token by token</h2>",
+        "<p>The learned policy on prompts that nothing was trained on, under looser rules from left to right. "
+        "\N{END OF PROOF} is the end of the text. Point at a teacher's token to see what the student would have "
+        "written there.</p>",
+        f'<div class="legend">{legend}</div>',
+    ]
+    for group, examples in groups:
+        parts.append(f'<h3>{escape(group.title)} <span class="soft">({group.share:.1%} of all prompts)</span></h3>')
+        head = "".join(f"<th>{escape(played.rule)}</th>" for played in examples[0].played)
+        body = "".join(
+            f'<tr><td><div class="word">{escape(example.prompt)}</div>'
+            f"<small>{escape(' or '.join(example.references))}</small></td>"
+            f"{''.join(map(played_cell, example.played))}</tr>"
+            for example in examples
+        )
+        parts.append(
+            f'<div class="scroll"><table class="examples"><thead><tr><th>prompt and reference</th>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+        )
+    return "\n".join(parts)
+
+
+def played_cell(played: Played) -> str:
+    """One text as coloured tokens, whether it is right, and how many calls it took."""
+    if played.quality in (0.0, 1.0):
+        right = played.quality == 1.0
+        mark = f'<span class="{"right" if right else "wrong"}">{"✓ right" if right else "✗ wrong"}</span>'
+    else:
+        mark = f"quality {played.quality:.2f}"
+    calls = f"{played.calls} call{'' if played.calls == 1 else 's'}"
+    return f'<td>{"".join(map(token, played.pieces))}<span class="mark">{mark} · {calls}</span></td>'
+
+
+def token(piece: Piece) -> str:
+    """One token as a coloured chip."""
+    text = "\N{END OF PROOF}" if piece.end else piece.text.strip() or "\N{OPEN BOX}"
+    title = f' title="the student would have written: {escape(piece.instead)}"' if piece.instead else ""
+    return f'<span class="token {piece.ink.value}"{title}>{escape(text)}</span>'
+
+
+# ---- everything ----------------------------------------------------------------------------------------------
+
+
+def all_rows(rows: Sequence[Row]) -> str:
+    """Every row as it stands in the file, folded away."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(plain(row.get(name)))}</td>' for name in names)}</tr>" for row in rows)
+    return (
+        f"<details><summary>All {len(rows)} rows of the file</summary>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
+    )
+
+
+def plain(value: object) -> str:
+    """A number with few digits, anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
