@@ -1,7 +1,7 @@
 """The whole idea in one run: train a gate on the shipped pair, compare it with what nobody trains, and show it.
 
-    make demo
-    make demo ARGS=--quick
+make demo
+make demo ARGS=--quick
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,21 @@ import gymnasium
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 import tw_env
 from agents.baselines.calibration import CalibrationConfig, calibrate
 from agents.evaluation import FREE, NEVER, Ends, Played, Row, make_row, play
-from agents.pcl import PCL, PCLConfig
+from agents.pcl import PCLConfig
 from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
 from scripts import pictures
 from scripts.demo_text import INTRODUCTION, MADE_BY, print_table, where_to_look
 from scripts.examples import Example, Group, choose, write
 from scripts.page import Page
 from scripts.progress import Advance, Stages
-from tw_env.policies import Policy, ScoreThreshold, speculative, student_alone, teacher_alone
+from tw_env.policies import Gate, Policy, ScoreThreshold, speculative, student_alone, teacher_alone
+from tw_env.rules import Constraint
 
 GAME = f"{tw_env.__name__}/PronounceVerify-v0"
 RULES = (
@@ -53,9 +54,10 @@ HEURISTICS = (  # name, score, and which pending tokens the teacher lets stand
 LIMITS = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)  # calls per token that cuts are calibrated for
 SECONDS = {  # of each stage on 2 cores
     "the models alone": 15, "cuts of heuristics": 60, "demonstrations": 15, "learning": 100, "calibration": 15,
-    "held-out words": 30, "pictures and page": 10,
+    "held-out words": 30, "table, pictures, page": 10,
 }  # fmt: skip
-OUTPUT = ("rows.json", "frontier.png", "page.html", "log.jsonl", "tensorboard", "policy")
+LOG = "log.jsonl"
+OUTPUT = ("rows.json", "frontier.png", "page.html", LOG, "tensorboard", "policy")
 
 
 @dataclass
@@ -97,6 +99,21 @@ class Entrant:
     accept: str = "exact"
 
 
+@dataclass
+class Result:
+    """What came of a policy under a rule, in the game where it was judged."""
+
+    entrant: Entrant
+    rule: str | Constraint
+    game: Any
+    played: Played
+
+    @property
+    def quality(self) -> NDArray[np.float64]:
+        """(words,) of every text."""
+        return self.played.outcomes.quality
+
+
 class Demo:
     """The stages in the order in which they run; each needs those before it."""
 
@@ -105,26 +122,148 @@ class Demo:
         self.bars = Stages(SECONDS)
         self.words = np.arange(options.words)
         self.cuts = CalibrationConfig(LIMITS, prompts=options.calibration)
-        self.env = lru_cache(self._env)
-        self.frame = self.env("policy").layout, self.env("policy").game.spec.actions
-        self.rows: list[Row] = []
-        self.quality: dict[tuple[str, str], np.ndarray[Any, np.dtype[np.float64]]] = {}  # by policy and rule
+        self.train, self.test = self.game("policy"), self.game("test")
+        self.frame = self.train.layout, self.train.game.spec.actions
 
-    def _env(self, split: str, accept: str = "exact") -> Any:
-        """A batched game on one part of the dictionary. All games of a pair remember the same prefixes."""
+    def game(self, split: str, accept: str = "exact") -> Any:
+        """Rows of the game on one part of the dictionary. All games of a pair remember the same prefixes."""
         limit = self.options.words if split == "test" else None
-        settings = {**ENVIRONMENT, "split": split, "limit": limit, "accept": accept}
+        settings: dict[str, Any] = {**ENVIRONMENT, "split": split, "limit": limit, "accept": accept}
         return gymnasium.make_vec(GAME, num_envs=self.options.rows, **settings)
 
     def run(self) -> None:
-        """Everything, and what to look at."""
-        alone = self.alone()
+        """Train, judge and show."""
+        results = self.alone()
         entrants = [*self.calibrated(), Entrant("pcl", "learned", self.learned())]
-        count = len(entrants) * len(RULES) * len(self.words)
-        with self.bars.stage("held-out words", count) as advance:
-            ruled = [(e, rule, self.play(e, rule, advance)) for e in entrants for rule in RULES]
-        ends = Ends(*(played.outcomes.quality for _, _, played in alone[:2]))
-        with self.bars.stage("pictures and page", 3) as advance:
-            for entrant, rule, played in [*alone, *ruled]:
-                self.rows.append(self.row(entrant, rule, played, ends))
+        with self.bars.stage("held-out words", len(entrants) * len(RULES) * len(self.words)) as advance:
+            for entrant in entrants:
+                results += [self.judge(entrant, rule, advance) for rule in RULES]
+        with self.bars.stage("table, pictures, page", 3) as advance:
+            rows = self.rows(results)
             advance(1)
+            self.show(rows, self.examples(results), advance)
+        self.bars.close()
+        print_table(rows)
+        print(where_to_look(self.options.out, rows))
+
+    # ---- policies --------------------------------------------------------------------------------------------
+
+    def alone(self) -> list[Result]:
+        """What needs no rule: the two models, and the student whose every token the teacher checks at the end."""
+        fixed = {"student": student_alone, "teacher": teacher_alone, "speculative": speculative}
+        with self.bars.stage("the models alone", len(fixed) * len(self.words)) as advance:
+            return [
+                self.judge(Entrant(name, "fixed", make(*self.frame)), NEVER if name == "student" else FREE, advance)
+                for name, make in fixed.items()
+            ]
+
+    def calibrated(self) -> list[Entrant]:
+        """Heuristics, each with cuts that keep the limits on the policy split."""
+        entrants = []
+        with self.bars.stage("cuts of heuristics", len(HEURISTICS) * self.cuts.rounds) as advance:
+            for name, score, accept in HEURISTICS:
+                policy = ScoreThreshold(*self.frame, score, 0.0, self.frame[1][-1])
+                game = self.train if accept == "exact" else self.game("policy", accept)
+                calibrate(policy, game, self.cuts, lambda done: advance(1))
+                entrants.append(Entrant(name, "heuristic", policy, accept))
+        return entrants
+
+    def learned(self) -> Gate:
+        """The gate, trained and calibrated on the policy split."""
+        options = self.options
+        pcl = PCLConfig(iterations=options.rounds, seed=options.seed)
+        totals = {"demonstrations": 1, "learning": options.rounds, "calibration": 1}
+        with (
+            SummaryWriter(str(options.out / "tensorboard")) as board,
+            (options.out / LOG).open("w") as lines,
+            ExitStack() as current,
+        ):
+            advance: Advance = abs  # until the first stage begins
+
+            def begin(name: str) -> None:
+                nonlocal advance
+                current.close()
+                advance = current.enter_context(self.bars.stage(name, totals[name]))
+
+            def log(iteration: int, numbers: dict[str, float]) -> None:
+                for name, value in numbers.items():
+                    board.add_scalar(name, value, iteration)
+                lines.write(json.dumps({"round": iteration, **numbers}) + "\n")
+                advance(1)
+
+            recipe = Recipe(pcl, options.demonstrations, self.cuts)
+            agent = train_pcl(self.train, recipe, log=log, stage=begin)
+        assert agent.policy is not None
+        agent.save(options.out / "policy")
+        return agent.policy
+
+    # ---- held-out words --------------------------------------------------------------------------------------
+
+    def judge(self, entrant: Entrant, rule: str | Constraint, advance: Advance) -> Result:
+        """Let a policy write every held-out word once."""
+        game = self.test if entrant.accept == "exact" else self.game("test", entrant.accept)
+        played = play(game, entrant.policy, self.words, rule, self.options.seed, progress=advance)
+        return Result(entrant, rule, game, played)
+
+    def rows(self, results: Sequence[Result]) -> list[Row]:
+        """The benchmark's rows; the models alone come first."""
+        ends = Ends(results[0].quality, results[1].quality)
+        return [
+            make_row(r.game, r.played, ends, r.rule, agent=r.entrant.name, kind=r.entrant.kind, seed=self.options.seed)
+            for r in results
+        ]
+
+    def examples(self, results: Sequence[Result]) -> list[tuple[Group, list[Example]]]:
+        """Words of every kind, written again one by one to see who wrote each token."""
+        gate = results[-1].entrant.policy
+        of_gate = {str(r.rule): r.quality for r in results if r.entrant.policy is gate}
+        groups = choose(results[0].quality, results[1].quality, [of_gate[rule] for rule in SHOWN], count=5)
+        settings: dict[str, Any] = {**ENVIRONMENT, "split": "test", "limit": len(self.words)}
+        game: Any = gymnasium.make(GAME, **settings).unwrapped
+        plays: list[tuple[str, Policy, str | Constraint]] = [
+            ("student alone", results[0].entrant.policy, NEVER),
+            *((rule, gate, rule) for rule in SHOWN),
+            ("teacher alone", results[1].entrant.policy, FREE),
+        ]
+        return [
+            (
+                group,
+                [
+                    Example(game.task.words[prompt], game.task.references[prompt],
+                            [write(game, policy, prompt, rule, title) for title, policy, rule in plays])
+                    for prompt in group.prompts.tolist()
+                ],
+            )
+            for group in groups
+        ]  # fmt: skip
+
+    def show(self, rows: Sequence[Row], examples: Sequence[tuple[Group, list[Example]]], advance: Advance) -> None:
+        """Write rows, picture and page."""
+        out = self.options.out
+        (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (out / "frontier.png").write_bytes(pictures.png(pictures.frontier(rows)))
+        advance(1)
+        page = Page(
+            rows,
+            introduction=INTRODUCTION,
+            examples=examples,
+            curves={"this run": pictures.read_curves(out / LOG)},
+            made_by=MADE_BY.format(options=self.options),
+        )
+        (out / "page.html").write_text(page.html(), encoding="utf-8")
+
+
+def main(options: Options) -> None:
+    """Run the demo into a folder of its own."""
+    if options.quick:
+        options = options.small()
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in OUTPUT:
+        old = options.out / name
+        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    Demo(options).run()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

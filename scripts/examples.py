@@ -13,6 +13,7 @@ from agents.rollout import Predicts
 from tw_env.actions import Writer
 from tw_env.env import AssistedDecodingEnv
 from tw_env.render import pieces
+from tw_env.rules import Constraint
 
 
 class Ink(Enum):
@@ -39,9 +40,9 @@ class Piece:
 
 @dataclass
 class Played:
-    """One text under one rule."""
+    """One text; the title says by whom, or under which rule."""
 
-    rule: str
+    title: str
     pieces: list[Piece]
     calls: int
     quality: float
@@ -49,14 +50,16 @@ class Played:
 
 @dataclass
 class Example:
-    """One prompt with its references, and what was written under each rule."""
+    """One prompt with its references, and what was written for it, each time by another."""
 
     prompt: str
     references: list[str]
     played: list[Played] = field(default_factory=list)
 
 
-def play(env: AssistedDecodingEnv, policy: Predicts, prompt: int, rule: str, seed: int = 0) -> Played:
+def write(
+    env: AssistedDecodingEnv, policy: Predicts, prompt: int, rule: str | Constraint, title: str, seed: int = 0
+) -> Played:
     """Play one prompt with the likeliest actions and write down what became of every token."""
     observation, info = env.reset(seed=seed, options={"prompts": [prompt], "rules": rule})
     game, state, over = env.game, None, False
@@ -75,7 +78,7 @@ def play(env: AssistedDecodingEnv, policy: Predicts, prompt: int, rule: str, see
             dropped.setdefault(place, []).append(written[place:])
         if game.writer[0, place] == Writer.TEACHER:
             instead[place] = written[place] if game.dropped[0] else proposal
-    return Played(rule, _pieces(env, dropped, instead), int(info["calls"]), float(info["quality"]))
+    return Played(title, _pieces(env, dropped, instead), int(info["calls"]), float(info["quality"]))
 
 
 def _pieces(

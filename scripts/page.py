@@ -205,7 +205,7 @@ def texts(groups: Sequence[tuple[Group, Sequence[Example]]]) -> str:
     ]
     for group, examples in groups:
         parts.append(f'<h3>{escape(group.title)} <span class="soft">({group.share:.1%} of all prompts)</span></h3>')
-        head = "".join(f"<th>{escape(played.rule)}</th>" for played in examples[0].played)
+        head = "".join(f"<th>{escape(played.title)}</th>" for played in examples[0].played)
         body = "".join(
             f'<tr><td><div class="word">{escape(example.prompt)}</div>'
             f"<small>{escape(' or '.join(example.references))}</small></td>"

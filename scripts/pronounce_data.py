@@ -52,9 +52,7 @@ def write_splits(entries: dict[str, list[str]], folder: Path, seed: int) -> dict
     start = 0
     for name, size in sizes.items():
         lines = ["\t".join([words[i], *entries[words[i]]]) + "\n" for i in order[start : start + size]]
-        (folder / f"{name}.tsv.xz").write_bytes(
-            lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME)
-        )
+        (folder / f"{name}.tsv.xz").write_bytes(lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
         start += size
     return sizes
 

@@ -1,8 +1,6 @@
 """The shipped pair of the pronunciation task: architectures, training, greedy evaluation and model cards."""
 
 import math
-import shlex
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -56,9 +54,7 @@ class Recipe:
             return LlamaForCausalLM(config)
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, task: Pronounce
-) -> tuple[list[list[int]], list[list[list[int]]]]:
+def encode(tokenizer: PreTrainedTokenizerBase, task: Pronounce) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Token ids of every prompt, and of its references with the end token.
 
     Every token of this task stands between white space, so a look-up does what the tokenizer does, faster.
@@ -73,9 +69,7 @@ def encode(
 
 
 @torch.inference_mode()
-def greedy(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int = 512
-) -> list[list[int]]:
+def greedy(model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int = 512) -> list[list[int]]:
     """Greedy outputs without the end token, in the prompts' order; batches hold one prompt length each."""
     eos = model.config.eos_token_id
     by_length: dict[int, list[int]] = defaultdict(list)
@@ -183,7 +177,7 @@ was trained.
 Fitted from scratch on the {pair:,} words of the part `pair` of the CMU Pronouncing Dictionary (`../NOTICE`):
 next-token loss on the phones and the end token, one of a word's pronunciations drawn per epoch, {steps:,}
 updates of {batch_size} words ({epochs} epochs), {optimizer}, moving average of the weights, {cpu_minutes}
-processor minutes. Split by word, shuffled with seed 0: pair, policy (10,000), dev (2,000), test (12,000).
+processor minutes. Split by word, shuffled with seed {seed}: pair, policy (10,000), dev (2,000), test (12,000).
 
 | greedy, stored weights, held-out words | word error | phone error | nats per token |
 |---|---|---|---|
@@ -221,9 +215,11 @@ def finish(recipe: Recipe, took: dict[str, float], folder: Path) -> None:
         words=len(rule_words()),
         pair=len(Pronounce("pair")),
         batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
         optimizer="Muon and AdamW" if recipe.training.muon else "AdamW",
         rows="\n".join(rows),
-        command=f"python -m scripts.prepare {shlex.join(sys.argv[1:])}",
+        command=f"python -m scripts.prepare pronounce --{recipe.role}-steps {recipe.training.steps} "
+        f"--{recipe.role}-decay {recipe.training.decay_steps}",
         **took,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -45,7 +45,8 @@ class Oracle(Policy):
 
     def choose(self, observations: NDArray[np.float32], deterministic: bool, masks: Any) -> NDArray[np.int64]:
         self.game.texts.read()
-        calls = self._differs() if self.call == Action.ASK else self._unaccepted_at_end()
+        would_end = observations[:, self.layout["would_end"].start] > 0
+        calls = self._differs() if self.call == Action.ASK else would_end & self._unaccepted()
         return np.where(calls, self.actions.index(self.call), 0)
 
     def _differs(self) -> BoolArray:
@@ -54,12 +55,10 @@ class Oracle(Policy):
         rows = np.arange(texts.rows)
         return texts.best[rows, texts.length] != texts.proposal[rows, texts.length]
 
-    def _unaccepted_at_end(self) -> BoolArray:
-        """(rows,) whether the text would end here with a token of the student that the teacher refuses."""
+    def _unaccepted(self) -> BoolArray:
+        """(rows,) whether the teacher refuses a pending token, or would write another one here."""
         game, texts = self.game, self.game.texts
-        would_end = game.observe()[:, game.layout["would_end"].start] > 0
         places = np.arange(texts.places)
-        open_ = (places >= game.settled[:, None]) & (places <= texts.length[:, None])
+        pending = (places >= game.settled[:, None]) & (places < texts.length[:, None])  # (rows, places)
         accepted = game.spec.accept.greedy(texts.best, texts.best_logprob, texts.proposal, texts.score)
-        pending_refused = (open_ & ~accepted & (places < texts.length[:, None])).any(axis=1)
-        return would_end & (pending_refused | self._differs())
+        return (pending & ~accepted).any(axis=1) | self._differs()

@@ -62,39 +62,29 @@ class PPOLagrangianConfig:
     """Seed of the environment, of play, of batches and of the initial weights."""
 
 
-class PPOLagrangian(Policy):
-    """Learns an actor for every rule at once; `predict`, `save` and `load` are those of the other policies.
+class PPOLagrangian:
+    """Learns an actor for every rule at once.
 
     Example:
-        >>> agent = PPOLagrangian.learn(env, PPOLagrangianConfig(steps=100_000))  # doctest: +SKIP
+        >>> agent = PPOLagrangian(PPOLagrangianConfig(steps=100_000)).learn(env)  # doctest: +SKIP
         >>> agent.predict(observations)  # doctest: +SKIP
     """
 
-    kind = "ppo_lagrangian"
+    name = "ppo-lagrangian"
 
-    def __init__(
-        self,
-        layout: Layout,
-        actions: tuple[Action, ...],
-        network: ActorCriticPolicy,
-        mean: NDArray[np.float32],
-        scale: NDArray[np.float32],
-        width: int,
-    ) -> None:
-        super().__init__(layout, actions)
-        self.network, self.mean, self.scale, self.width = network, mean, scale, width
+    def __init__(self, config: PPOLagrangianConfig | None = None) -> None:
+        self.config = PPOLagrangianConfig() if config is None else config
+        self.policy: Actor | None = None
+        self.multiplier = Multiplier(np.array(self.config.limits), self.config.multiplier_step)
 
-    @classmethod
-    def learn(cls, env: Any, config: PPOLagrangianConfig | None = None, log: Log | None = None) -> PPOLagrangian:
+    def learn(self, env: Any, log: Log | None = None) -> PPOLagrangian:
         """Train on an `AssistedDecodingVectorEnv`.
 
         Args:
             log: called with (environment steps so far, numbers by name) after each rollout.
         """
-        config = PPOLagrangianConfig() if config is None else config
-        layout, actions = env.game.layout, env.game.spec.actions
-        multiplier = Multiplier(np.array(config.limits), config.multiplier_step)
-        priced = Priced(SB3VecEnv(env), layout["limit"].start, multiplier)
+        config, layout, actions = self.config, env.game.layout, env.game.spec.actions
+        priced = Priced(SB3VecEnv(env), layout["limit"].start, self.multiplier)
         normalised = VecNormalize(priced, norm_obs=True, norm_reward=False, clip_obs=CLIP)
         with _own_random_numbers():
             model = PPO(
@@ -110,11 +100,62 @@ class PPOLagrangian(Policy):
         statistics = normalised.obs_rms
         mean = statistics.mean.astype(np.float32)
         scale = np.sqrt(statistics.var + normalised.epsilon).astype(np.float32)
-        agent = cls(layout, actions, model.policy.eval(), mean, scale, config.width)
-        agent.multiplier = multiplier
+        self.policy = Actor(layout, actions, model.policy.eval(), mean, scale, config.width)
+        return self
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """As stable-baselines3's; see `tw_env.policies.policy.Policy.predict`."""
+        return self._learned().predict(*args, **kwargs)
+
+    def seed(self, seed: int) -> None:
+        """Restart the random numbers of play."""
+        self._learned().seed(seed)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the learned policy: `policy.json`, and weights as safetensors."""
+        self._learned().save(folder)
+
+    def _learned(self) -> Actor:
+        if self.policy is None:
+            raise RuntimeError("Expected learn() or load() before this.")
+        return self.policy
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PPOLagrangian:
+        """An agent that plays a saved policy.
+
+        Raises:
+            ValueError: a policy of another kind.
+        """
+        record = json.loads((Path(folder) / CONFIG).read_text())
+        if record.get("kind") != Actor.kind:
+            raise ValueError(f"Expected a policy of kind {Actor.kind!r} in {folder}, got {record.get('kind')!r}.")
+        agent = cls()
+        agent.policy = Actor.restore(record, Path(folder))
         return agent
 
-    multiplier: Multiplier | None = None
+
+class Actor(Policy):
+    """The actor that stable-baselines3 trained, as a policy of the game: standardise, score, draw.
+
+    Args:
+        network: the actor-critic network. width: units of its hidden layers.
+        mean, scale: (size,) what observations are shifted and divided by.
+    """
+
+    kind = "ppo_lagrangian"
+
+    def __init__(
+        self,
+        layout: Layout,
+        actions: tuple[Action, ...],
+        network: ActorCriticPolicy,
+        mean: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        width: int,
+    ) -> None:
+        super().__init__(layout, actions)
+        self.network, self.mean, self.scale, self.width = network, mean, scale, width
 
     @torch.inference_mode()
     def log_probabilities(
@@ -150,7 +191,7 @@ class PPOLagrangian(Policy):
         save_file(state, Path(folder) / WEIGHTS)
 
     @classmethod
-    def restore(cls, record: dict[str, Any], folder: Path) -> PPOLagrangian:
+    def restore(cls, record: dict[str, Any], folder: Path) -> Actor:
         layout, actions = frame(record)
         state = load_file(folder / WEIGHTS)
         box = Box(-CLIP, CLIP, (layout.size,), np.float32)
@@ -160,18 +201,6 @@ class PPOLagrangian(Policy):
             )
         network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
         return cls(layout, actions, network.eval(), state["mean"].numpy(), state["scale"].numpy(), record["width"])
-
-    @classmethod
-    def load(cls, folder: str | Path) -> PPOLagrangian:
-        """The agent that `save` wrote.
-
-        Raises:
-            ValueError: a policy of another kind.
-        """
-        record = json.loads((Path(folder) / CONFIG).read_text())
-        if record.get("kind") != cls.kind:
-            raise ValueError(f"Expected a policy of kind {cls.kind!r} in {folder}, got {record.get('kind')!r}.")
-        return cls.restore(record, Path(folder))
 
 
 def _architecture(width: int) -> dict[str, Any]:

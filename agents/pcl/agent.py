@@ -24,6 +24,8 @@ from agents.pcl import losses
 from agents.pcl.multiplier import Multiplier
 from agents.pcl.replay import Replay
 from agents.rollout import Collector, Episodes
+from tw_env.decoding.texts import LiveTexts
+from tw_env.decoding.tree import RememberedTexts
 from tw_env.observations import Feature, Layout
 from tw_env.policies import Gate, ObservationNetwork
 
@@ -124,6 +126,8 @@ class PCL:
             if iteration % self.config.checkpoint_every == 0:
                 if folder is not None and iteration > first:
                     save_checkpoint(folder, iteration, self._state())
+                if self._texts is not None:  # what is read from here on has the same last bits in a resumed run
+                    self._texts.forget_prompts()
                 self._collector.restart(self.config.seed + 1_000_003 * (1 + iteration))
             numbers = self._round(iteration)
             if log is not None:
@@ -160,6 +164,8 @@ class PCL:
     def _prepare(self, env: VectorEnv, demonstrations: Episodes | None) -> None:
         config = self.config
         self._layout, actions, sampling = describe(env)
+        game = getattr(env, "game", None)
+        self._texts: LiveTexts | None = None if game is None else game.texts
         self._stochastic = sampling if config.stochastic is None else config.stochastic
         torch_seed = torch.Generator().manual_seed(config.seed)
         size = int(np.prod(env.single_observation_space.shape or (1,)))
@@ -215,10 +221,7 @@ class PCL:
             "lambda/mean": float(self._multiplier.value.mean()),
             **{f"sum/{name}": float(values.mean()) for name, values in fresh.sums.items() if name != "prompt"},
             **{f"loss/{name}": float(np.mean([loss[name] for loss in losses_of_round])) for name in losses_of_round[0]},
-            **{
-                f"lambda/{at:g}": float(v)
-                for at, v in zip(self._multiplier.limits, self._multiplier.value, strict=True)
-            },
+            **self._multiplier.numbers(),
         }
         if "calls" in fresh.sums and "tokens" in fresh.sums:
             numbers["calls_per_token"] = float(fresh.sums["calls"].sum() / fresh.sums["tokens"].sum())
@@ -311,6 +314,7 @@ class PCL:
             "adam": [self._gate_adam.state_dict(), self._value_adam.state_dict()],
             "multiplier": self._multiplier.state(),
             "replay": [asdict(part) for part in self._replay.parts],
+            "memory": self._texts.memory.state() if isinstance(self._texts, RememberedTexts) else None,
             "generators": [self._generator.bit_generator.state, self.policy.generator.bit_generator.state],
         }
 
@@ -323,6 +327,8 @@ class PCL:
             adam.load_state_dict(numbers)
         self._multiplier.restore(state["multiplier"])
         self._replay.parts = [Episodes(**part) for part in state["replay"]]
+        if isinstance(self._texts, RememberedTexts):
+            self._texts.memory.restore(state["memory"])
         self._generator.bit_generator.state, self.policy.generator.bit_generator.state = state["generators"]
 
 

@@ -20,9 +20,7 @@ from agents.supervised import (
 )
 
 END, SEPARATOR, LETTERS = 0, 1, range(2, 10)
-CONFIG = SupervisedConfig(
-    steps=24, decay_steps=10, batch_size=16, learning_rate=0.02, warmup=4, checkpoint_every=7
-)
+CONFIG = SupervisedConfig(steps=24, decay_steps=10, batch_size=16, learning_rate=0.02, warmup=4, checkpoint_every=7)
 
 
 def new_model(seed: int = 0) -> LlamaForCausalLM:
@@ -50,9 +48,7 @@ def data(count: int = 60) -> tuple[list[list[int]], list[list[list[int]]]]:
     return [[*word, SEPARATOR] for word in words], [[[word[0], END], [word[0]] * 2 + [END]] for word in words]
 
 
-def train(
-    folder: Path, config: SupervisedConfig = CONFIG, until: int | None = None, workers: int = 1
-) -> Trainer:
+def train(folder: Path, config: SupervisedConfig = CONFIG, until: int | None = None, workers: int = 1) -> Trainer:
     trainer = Trainer(new_model(), *data(), config, folder, workers)
     trainer.run(until=until)
     return trainer
@@ -67,9 +63,7 @@ def assert_same_weights(one: Trainer, other: Trainer) -> None:
 
 def test_loss_falls_on_a_task_that_can_be_learnt(tmp_path: Path) -> None:
     losses: list[float] = []
-    config = SupervisedConfig(
-        steps=150, decay_steps=75, batch_size=20, learning_rate=0.02, checkpoint_every=25
-    )
+    config = SupervisedConfig(steps=150, decay_steps=75, batch_size=20, learning_rate=0.02, checkpoint_every=25)
     trainer = Trainer(new_model(), *data(), config, tmp_path)
     model = trainer.run(lambda _, loss: losses.append(loss))
     assert len(losses) == 6

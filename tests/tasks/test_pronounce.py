@@ -42,18 +42,14 @@ def test_the_files_are_made_from_the_dictionary(tmp_path: Path) -> None:
 
 def test_lines_of_the_dictionary_are_read_right(tmp_path: Path) -> None:
     path = tmp_path / "dictionary"
-    path.write_text(
-        "a AH0\na(2) EY1\na(3) EY0\nb.b. B IY1\nd'or D AO1 R # foreign french\n" + "x" * 21 + " K\n"
-    )
+    path.write_text("a AH0\na(2) EY1\na(3) EY0\nb.b. B IY1\nd'or D AO1 R # foreign french\n" + "x" * 21 + " K\n")
     assert read_dictionary(path) == {"a": ["AH", "EY"], "d'or": ["D AO R"]}
 
 
 def test_any_accepted_pronunciation_is_right() -> None:
     task = Pronounce("dev")
     index = next(i for i, references in enumerate(task.references) if len(references) > 1)
-    assert [task.quality(index, f" {text}  ") for text in task.references[index]] == [1.0] * len(
-        task.references[index]
-    )
+    assert [task.quality(index, f" {text}  ") for text in task.references[index]] == [1.0] * len(task.references[index])
     assert task.quality(index, task.references[index][0] + " Z") == 0.0
     assert task.quality(index, "") == 0.0
     assert task.phone_error(index, task.references[index][1]) == 0.0
@@ -92,13 +88,8 @@ def test_tokenizer_reads_prompts_outputs_and_rules(tokenizer: PreTrainedTokenize
     outputs = [ids for answers in references for ids in answers]
     texts = [text for answers in task.references for text in answers]
     assert tokenizer.batch_decode(outputs, skip_special_tokens=True) == texts
-    assert (
-        len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id})
-        == 4
-    )
-    rule = tokenizer.convert_ids_to_tokens(
-        tokenizer("ask for at most 12.5% of the tokens, don't spend $3").input_ids
-    )
+    assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 4
+    rule = tokenizer.convert_ids_to_tokens(tokenizer("ask for at most 12.5% of the tokens, don't spend $3").input_ids)
     assert rule == "<bos> ask for at most 1 2 . 5 % of the tokens , don ' t spend $ 3".split()
 
 
@@ -114,9 +105,7 @@ def test_the_pair_shares_its_vocabulary_and_fits_its_size() -> None:
     for model in (student, teacher):
         assert model.dtype == torch.float16
         assert model.config.max_position_embeddings >= 128
-        assert model.config.vocab_size == len(
-            json.loads((STUDENT / "tokenizer.json").read_text())["model"]["vocab"]
-        )
+        assert model.config.vocab_size == len(json.loads((STUDENT / "tokenizer.json").read_text())["model"]["vocab"])
     hidden = student.num_parameters() - student.get_input_embeddings().weight.numel()
     assert hidden <= 60_000
     assert teacher.num_parameters() > 30 * student.num_parameters()
@@ -129,9 +118,7 @@ def test_the_teacher_is_clearly_better_than_the_student(tokenizer: PreTrainedTok
         evaluate(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer, task)
         for folder in (STUDENT, TEACHER)
     )
-    assert (
-        teacher["word_error"] < 0.33
-    )  # 27% or less on the whole test part; 400 words have an error of 2 points
+    assert teacher["word_error"] < 0.33  # 27% or less on the whole test part; 400 words have an error of 2 points
     assert 0.38 < student["word_error"] < 0.54
     assert teacher["phone_error"] < student["phone_error"] < 0.25
     assert teacher["nats_per_token"] < student["nats_per_token"]
@@ -142,7 +129,5 @@ def test_greedy_decoding_is_that_of_transformers(tokenizer: PreTrainedTokenizerB
     prompts, _ = encode(tokenizer, Pronounce("dev", limit=12))
     for prompt, output in zip(prompts, greedy(model, prompts, batch_size=4), strict=True):
         ids = torch.tensor([prompt])
-        expected = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
-        )
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
         assert output == [i for i in expected[0, len(prompt) :].tolist() if i != tokenizer.eos_token_id]

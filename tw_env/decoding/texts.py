@@ -107,6 +107,12 @@ class LiveTexts:
         self.length[rows] = 0
         self._forget(rows)
 
+    def forget_prompts(self) -> None:
+        """Drop the prompts' remembered keys and values; what is read next does not depend on what was read before."""
+        for reader in (self._student, self._teacher):
+            reader.session.forget_prompts()
+        self._forget(self._all)
+
     def _forget(self, rows: IntArray) -> None:
         for reader in (self._student, self._teacher):
             reader.prompt_unread[rows] = True

@@ -7,15 +7,18 @@ prefixes of a prompt form a binary tree, and a node holds all that both models s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tw_env.decoding import distributions
 from tw_env.decoding.loading import Pair
 from tw_env.decoding.texts import BoolArray, FloatArray, IntArray, LiveTexts
 
 NODES = 1_000_000  # default bound on remembered prefixes: about 75 MB, and 4 bytes per node and hidden unit more
+_ARRAYS = {"view": 0, "hidden": 0, "teacher": 0, "child": -1, "known": 0}  # and what new entries hold
 STUDENT, TEACHER = 0, 1  # the two ways on from a node, and whose findings are there
 
 
@@ -49,13 +52,33 @@ class Memory:
     @property
     def bytes(self) -> int:
         """Bytes held by the arrays now (prompts not counted)."""
-        return sum(a.nbytes for a in (self.view, self.hidden, self.teacher, self.child, self.known))
+        return sum(getattr(self, name).nbytes for name in _ARRAYS)
 
     def clear(self) -> None:
         self.generation += 1
         self.size = 0
         self.roots.clear()
         self._allocate(min(self.nodes, 4096))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that is remembered, as arrays, for a checkpoint."""
+        arrays = {name: getattr(self, name)[: self.size].copy() for name in _ARRAYS}
+        prompts = list(self.roots)
+        arrays["root_tokens"] = np.array([token for prompt in prompts for token in prompt], np.int64)
+        arrays["root_lengths"] = np.array([len(prompt) for prompt in prompts], np.int64)
+        arrays["root_nodes"] = np.array(list(self.roots.values()), np.int64)
+        return arrays
+
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
+        """Remember what `state` gave, and nothing else."""
+        self.generation += 1
+        self.size = len(state["known"])
+        for name in _ARRAYS:
+            setattr(self, name, np.array(state[name]))
+        ends = np.cumsum(state["root_lengths"])
+        prompts = np.split(state["root_tokens"], ends[:-1]) if len(ends) else []
+        nodes = state["root_nodes"].tolist()
+        self.roots = {tuple(prompt.tolist()): node for prompt, node in zip(prompts, nodes, strict=True)}
 
     def add(self, count: int) -> IntArray:
         """Numbers of `count` new nodes. Forgets everything first if they would not fit."""
@@ -64,7 +87,7 @@ class Memory:
         need = self.size + count
         if need > len(self.known):
             more = min(self.nodes, max(need, 2 * len(self.known))) - len(self.known)
-            for name, fill in (("view", 0), ("hidden", 0), ("teacher", 0), ("child", -1), ("known", 0)):
+            for name, fill in _ARRAYS.items():
                 array = getattr(self, name)
                 tail = np.full((more, *array.shape[1:]), fill, array.dtype)
                 setattr(self, name, np.concatenate([array, tail]))

@@ -88,7 +88,8 @@ def check_writer(clause: Sequence[Item]) -> None:
             continue
         before = [other.role for other in reversed(clause[:place]) if other.role in (Role.TEACHER, Role.YOU)]
         after = [other.role for other in clause[place:] if other.role in (Role.TEACHER, Role.YOU)]
-        writers = after + before if item.role is Role.WRITTEN or item.words.endswith("from") else before + after
+        passive = item.role is Role.WRITTEN or item.words.endswith("from")  # "written by you", "come from the teacher"
+        writers = after + before if passive else before
         if not writers or writers[0] is not Role.TEACHER:
             raise RuleError(f'"{item.words}": a rule limits what the teacher writes')
 

@@ -63,6 +63,9 @@ def _combine(clauses: Sequence[Sequence[Item]]) -> Constraint:
     topic = bool(roles & TOPIC)
     limits = [limit for clause in clauses for limit in _clause_limits(clause, topic)]
     finite = [limit for limit in limits if limit.value is not None]
+    if Role.SELDOM in roles and not roles & {Role.AT_MOST, Role.BELOW, Role.ABOVE, Role.NO_MORE}:
+        seldom = next(item.words for item in items if item.role is Role.SELDOM)
+        raise RuleError(f'"{seldom}" sets no definite limit')
     if not limits:
         raise RuleError("it has no upper limit")
     for limit in finite[1:]:
@@ -73,9 +76,6 @@ def _combine(clauses: Sequence[Sequence[Item]]) -> Constraint:
     hard = bool(roles & {Role.HARD, Role.HARD_NOT})
     if hard and Role.AVERAGE in roles:
         raise RuleError("a hard limit holds for each output and not on average")
-    if Role.SELDOM in roles and not roles & {Role.AT_MOST, Role.BELOW, Role.ABOVE, Role.NO_MORE}:
-        seldom = next(item.words for item in items if item.role is Role.SELDOM)
-        raise RuleError(f'"{seldom}" sets no definite limit')
     if Role.HEDGE in roles and not (finite and finite[0].value):
         hedge = next(item.words for item in items if item.role is Role.HEDGE)
         raise RuleError(f'"{hedge}" needs a number beside it')

@@ -1,0 +1,77 @@
+"""What the demo says: the table, what its columns mean, and where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scripts.rows import OURS, Row, by_rule, mean, name_of, rules_of
+
+INTRODUCTION = (
+    "A small student model writes how English words are spoken, phone by phone. A big teacher is better at it, but "
+    "every call of the teacher costs. At each token a policy decides: let the student write, let the teacher write, or "
+    "let the teacher check what the student wrote so far, keep what it accepts and go on from there.",
+    "Constrained path consistency learning trains one such policy for all rules. It is compared with what needs no "
+    "training: random asking, thresholds on how sure the student is, Big-Little and speculative decoding. All were "
+    "calibrated to the rules on other words than the ones that they are judged on here.",
+)
+MADE_BY = """\
+make demo
+# or, with these settings:
+python -m scripts.demo --words {options.words} --rounds {options.rounds} \\
+    --demonstrations {options.demonstrations} --calibration {options.calibration} --rows {options.rows} \\
+    --seed {options.seed}"""
+
+MEANING = """\
+Each cell: the recovered share of the teacher's advantage, (quality - student's) / (teacher's - student's), and in
+brackets the teacher calls that were really spent, in percent of the written tokens; * marks spending of more than
+1 point above the rule. 0% is as good as the student alone, 100% as the teacher alone. Columns are the rules, from
+tight to loose; "no rule" stands for policies that take none. "draft all, verify there if unsure" lets the student
+finish and has the whole word checked if its summed surprise is high."""
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Policies by rules, as aligned text."""
+    columns = rules_of(rows)
+    table = Table(box=box.SIMPLE, pad_edge=False, title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for _, limit in columns:
+        table.add_column(f"at most {limit}", justify="right", no_wrap=True)
+    table.add_column("no rule", justify="right", no_wrap=True)
+    for agent in dict.fromkeys(str(row["agent"]) for row in rows):
+        found = by_rule([row for row in rows if row["agent"] == agent])
+        cells = [cell(found.pop(rule, ())) for rule, _ in columns]
+        free = [row for group in found.values() for row in group]
+        table.add_row(Text(name_of(agent)), *cells, cell(free), style="bold" if agent == OURS else "")
+    console = Console(width=118, highlight=False)
+    console.print(table)
+    console.print(MEANING, markup=False)
+
+
+def cell(rows: Sequence[Row]) -> str:
+    """Recovered share and spending, both in percent."""
+    if not rows:
+        return ""
+    gap, spent, limit = mean(rows, "recovered_gap"), mean(rows, "calls_per_token"), rows[0]["limit"]
+    over = limit is not None and spent > limit + 0.01
+    return f"{gap:.0%} ({100 * spent:.1f}{'*' if over else ''})"
+
+
+def where_to_look(out: Path, rows: Sequence[Row]) -> str:
+    """Quality of the two ends, and the files that were written."""
+    student, teacher = (next(row for row in rows if row["agent"] == agent) for agent in ("student", "teacher"))
+    return f"""
+Of {student["prompts"]} held-out words the student alone gets {student["quality"]:.1%} right, the teacher alone
+{teacher["quality"]:.1%}.
+
+  page (open it in a browser):   {out / "page.html"}
+  frontier picture:              {out / "frontier.png"}
+  all numbers:                   {out / "rows.json"}
+  learning curves:               tensorboard --logdir {out / "tensorboard"}
+  the learned policy:            tw_env.policies.load("{out / "policy"}")
+"""
