@@ -9,7 +9,6 @@ Run again, it goes on where it was: what stands in the file is not measured agai
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -202,7 +201,7 @@ def write(path: Path, rows: list[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def main(options: Options) -> None:

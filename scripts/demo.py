@@ -24,16 +24,18 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 import tw_env
-from agents.baselines.calibration import CalibrationConfig, calibrate
+from agents.baselines.calibration import CalibrationConfig
 from agents.evaluation import FREE, NEVER, Ends, Played, Row, make_row, play
+from agents.field import VERIFYING, Arena, Effort, Entry, Rules, choose
 from agents.pcl import PCLConfig
 from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
+from agents.recording import Recorded
+from agents.rollout import Predicts
 from scripts import pictures
 from scripts.demo_text import INTRODUCTION, MADE_BY, print_table, where_to_look
-from scripts.examples import Example, Group, choose, write
+from scripts.examples import Example, Group, choose_groups, write
 from scripts.page import Page
 from scripts.progress import Advance, Stages
-from tw_env.policies import Gate, Policy, ScoreThreshold, speculative, student_alone, teacher_alone
 from tw_env.rules import Constraint
 
 GAME = f"{tw_env.__name__}/PronounceVerify-v0"
@@ -45,16 +47,12 @@ RULES = (
     "you may ask for every fifth token at most",
 )
 SHOWN = RULES[1], RULES[2], RULES[4]  # in the coloured texts, beside student and teacher
-HEURISTICS = (  # name, score, and which pending tokens the teacher lets stand
-    ("random", "random", "exact"),
-    ("p_max", "p_max", "exact"),
-    ("surprise_at_end", "surprise_at_end", "exact"),
-    ("big_little", "p_max", "probability:0.1"),
-)
+ALONE = "student", "teacher", "speculative"
+HEURISTICS = "random", "p-max", "surprise-at-end", "big-little"
 LIMITS = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)  # calls per token that cuts are calibrated for
 SECONDS = {  # of each stage on 2 cores
     "the models alone": 15, "cuts of heuristics": 60, "demonstrations": 15, "learning": 100, "calibration": 15,
-    "held-out words": 30, "table, pictures, page": 10,
+    "held-out words": 30, "table, pictures, page": 15,
 }  # fmt: skip
 LOG = "log.jsonl"
 OUTPUT = ("rows.json", "frontier.png", "page.html", LOG, "tensorboard", "policy")
@@ -90,22 +88,13 @@ class Options:
 
 
 @dataclass
-class Entrant:
-    """A policy, the game that it plays, and what its rows say about it."""
-
-    name: str
-    kind: str
-    policy: Policy
-    accept: str = "exact"
-
-
-@dataclass
 class Result:
-    """What came of a policy under a rule, in the game where it was judged."""
+    """What came of an agent under a rule, in the game where it was judged."""
 
-    entrant: Entrant
+    entry: Entry
+    policy: Predicts
     rule: str | Constraint
-    game: Any
+    game: Recorded
     played: Played
 
     @property
@@ -121,128 +110,128 @@ class Demo:
         self.options = options
         self.bars = Stages(SECONDS)
         self.words = np.arange(options.words)
-        self.cuts = CalibrationConfig(LIMITS, prompts=options.calibration)
-        self.train, self.test = self.game("policy"), self.game("test")
-        self.frame = self.train.layout, self.train.game.spec.actions
+        cuts = CalibrationConfig(LIMITS, prompts=options.calibration)
+        pcl = PCLConfig(iterations=options.rounds, seed=options.seed)
+        self.effort = Effort(Recipe(pcl, options.demonstrations, cuts), calibration=cuts)
+        self.arena = Arena(self.game("policy"), self.game("test"))
 
-    def game(self, split: str, accept: str = "exact") -> Any:
+    def game(self, split: str, accept: str = "exact") -> Recorded:
         """Rows of the game on one part of the dictionary. All games of a pair remember the same prefixes."""
         limit = self.options.words if split == "test" else None
-        settings: dict[str, Any] = {**ENVIRONMENT, "split": split, "limit": limit, "accept": accept}
-        return gymnasium.make_vec(GAME, num_envs=self.options.rows, **settings)
+        settings = {"split": split, "limit": limit, "actions": VERIFYING, "accept": accept, **ENVIRONMENT}
+        return Recorded(gymnasium.make_vec(GAME, self.options.rows, **settings))
 
     def run(self) -> None:
         """Train, judge and show."""
         results = self.alone()
-        entrants = [*self.calibrated(), Entrant("pcl", "learned", self.learned())]
-        with self.bars.stage("held-out words", len(entrants) * len(RULES) * len(self.words)) as advance:
-            for entrant in entrants:
-                results += [self.judge(entrant, rule, advance) for rule in RULES]
+        judged = [*self.calibrated(), *self.learned()]
+        with self.bars.stage("held-out words", len(judged) * len(RULES) * len(self.words)) as advance:
+            for entry, policy in judged:
+                results += self.judge(entry, policy, RULES, advance)
         with self.bars.stage("table, pictures, page", 3) as advance:
             rows = self.rows(results)
             advance(1)
-            self.show(rows, self.examples(results), advance)
+            examples = self.examples(results)
+            advance(1)
+            self.show(rows, examples)
         self.bars.close()
         print_table(rows)
         print(where_to_look(self.options.out, rows))
 
-    # ---- policies --------------------------------------------------------------------------------------------
+    # ---- what plays ------------------------------------------------------------------------------------------
 
     def alone(self) -> list[Result]:
-        """What needs no rule: the two models, and the student whose every token the teacher checks at the end."""
-        fixed = {"student": student_alone, "teacher": teacher_alone, "speculative": speculative}
-        with self.bars.stage("the models alone", len(fixed) * len(self.words)) as advance:
-            return [
-                self.judge(Entrant(name, "fixed", make(*self.frame)), NEVER if name == "student" else FREE, advance)
-                for name, make in fixed.items()
-            ]
+        """What takes no rule: each model alone, and the student with all that it wrote checked at the end."""
+        results = []
+        with self.bars.stage("the models alone", len(ALONE) * len(self.words)) as advance:
+            for entry in choose(ALONE):
+                policy = entry.make(self.arena, self.options.seed, self.effort, float)
+                rule = NEVER if entry.rules == Rules.NEVER else FREE
+                results += self.judge(entry, policy, [rule], advance)
+        return results
 
-    def calibrated(self) -> list[Entrant]:
+    def calibrated(self) -> list[tuple[Entry, Predicts]]:
         """Heuristics, each with cuts that keep the limits on the policy split."""
-        entrants = []
-        with self.bars.stage("cuts of heuristics", len(HEURISTICS) * self.cuts.rounds) as advance:
-            for name, score, accept in HEURISTICS:
-                policy = ScoreThreshold(*self.frame, score, 0.0, self.frame[1][-1])
-                game = self.train if accept == "exact" else self.game("policy", accept)
-                calibrate(policy, game, self.cuts, lambda done: advance(1))
-                entrants.append(Entrant(name, "heuristic", policy, accept))
-        return entrants
+        made = []
+        with self.bars.stage("cuts of heuristics", len(HEURISTICS)) as advance:
+            for number, entry in enumerate(choose(HEURISTICS)):
+                arena = self.arena if entry.accept == "exact" else Arena(self.game("policy", entry.accept), None)
 
-    def learned(self) -> Gate:
-        """The gate, trained and calibrated on the policy split."""
-        options = self.options
-        pcl = PCLConfig(iterations=options.rounds, seed=options.seed)
-        totals = {"demonstrations": 1, "learning": options.rounds, "calibration": 1}
+                def progress(share: float, before: int = number) -> None:
+                    advance(before + share - advance.done)
+
+                made.append((entry, entry.make(arena, self.options.seed, self.effort, progress)))
+        return made
+
+    def learned(self) -> list[tuple[Entry, Predicts]]:
+        """The gate, trained and calibrated on the policy split; its rounds are logged."""
+        out, totals = self.options.out, {"demonstrations": 1, "learning": self.options.rounds, "calibration": 1}
         with (
-            SummaryWriter(str(options.out / "tensorboard")) as board,
-            (options.out / LOG).open("w") as lines,
-            ExitStack() as current,
+            SummaryWriter(str(out / "tensorboard")) as board,
+            (out / LOG).open("w") as lines,
+            ExitStack() as stage,
         ):
-            advance: Advance = abs  # until the first stage begins
+            advance: list[Advance] = []
 
             def begin(name: str) -> None:
-                nonlocal advance
-                current.close()
-                advance = current.enter_context(self.bars.stage(name, totals[name]))
+                stage.close()
+                advance[:] = [stage.enter_context(self.bars.stage(name, totals[name]))]
 
             def log(iteration: int, numbers: dict[str, float]) -> None:
                 for name, value in numbers.items():
                     board.add_scalar(name, value, iteration)
                 lines.write(json.dumps({"round": iteration, **numbers}) + "\n")
-                advance(1)
+                advance[0](1)
 
-            recipe = Recipe(pcl, options.demonstrations, self.cuts)
-            agent = train_pcl(self.train, recipe, log=log, stage=begin)
-        assert agent.policy is not None
-        agent.save(options.out / "policy")
-        return agent.policy
+            agent = train_pcl(self.arena.train, self.effort.recipe, log=log, stage=begin)
+        agent.save(out / "policy")
+        return [(entry, agent) for entry in choose(("pcl",))]
 
     # ---- held-out words --------------------------------------------------------------------------------------
 
-    def judge(self, entrant: Entrant, rule: str | Constraint, advance: Advance) -> Result:
-        """Let a policy write every held-out word once."""
-        game = self.test if entrant.accept == "exact" else self.game("test", entrant.accept)
-        played = play(game, entrant.policy, self.words, rule, self.options.seed, progress=advance)
-        return Result(entrant, rule, game, played)
+    def judge(
+        self, entry: Entry, policy: Predicts, rules: Sequence[str | Constraint], advance: Advance
+    ) -> list[Result]:
+        """Let a policy write every held-out word once under each rule."""
+        game = self.arena.test if entry.accept == "exact" else self.game("test", entry.accept)
+        seed = self.options.seed
+        return [
+            Result(entry, policy, rule, game, play(game, policy, self.words, rule, seed, progress=advance))
+            for rule in rules
+        ]
 
     def rows(self, results: Sequence[Result]) -> list[Row]:
-        """The benchmark's rows; the models alone come first."""
+        """The benchmark's rows; student and teacher come first."""
         ends = Ends(results[0].quality, results[1].quality)
         return [
-            make_row(r.game, r.played, ends, r.rule, agent=r.entrant.name, kind=r.entrant.kind, seed=self.options.seed)
+            make_row(r.game, r.played, ends, r.rule, agent=r.entry.name, kind=r.entry.kind, seed=self.options.seed)
             for r in results
         ]
 
     def examples(self, results: Sequence[Result]) -> list[tuple[Group, list[Example]]]:
         """Words of every kind, written again one by one to see who wrote each token."""
-        gate = results[-1].entrant.policy
-        of_gate = {str(r.rule): r.quality for r in results if r.entrant.policy is gate}
-        groups = choose(results[0].quality, results[1].quality, [of_gate[rule] for rule in SHOWN], count=5)
-        settings: dict[str, Any] = {**ENVIRONMENT, "split": "test", "limit": len(self.words)}
+        student, teacher, gate = results[0], results[1], results[-1].policy
+        qualities = [r.quality for rule in SHOWN for r in results if r.policy is gate and r.rule == rule]
+        settings: dict[str, Any] = {"split": "test", "limit": len(self.words), "actions": VERIFYING, **ENVIRONMENT}
         game: Any = gymnasium.make(GAME, **settings).unwrapped
-        plays: list[tuple[str, Policy, str | Constraint]] = [
-            ("student alone", results[0].entrant.policy, NEVER),
+        columns: list[tuple[str, Predicts, str | Constraint]] = [
+            ("student alone", student.policy, NEVER),
             *((rule, gate, rule) for rule in SHOWN),
-            ("teacher alone", results[1].entrant.policy, FREE),
+            ("teacher alone", teacher.policy, FREE),
         ]
-        return [
-            (
-                group,
-                [
-                    Example(game.task.words[prompt], game.task.references[prompt],
-                            [write(game, policy, prompt, rule, title) for title, policy, rule in plays])
-                    for prompt in group.prompts.tolist()
-                ],
-            )
-            for group in groups
-        ]  # fmt: skip
 
-    def show(self, rows: Sequence[Row], examples: Sequence[tuple[Group, list[Example]]], advance: Advance) -> None:
+        def example(prompt: int) -> Example:
+            played = [write(game, policy, prompt, rule, title) for title, policy, rule in columns]
+            return Example(game.task.words[prompt], game.task.references[prompt], played)
+
+        groups = choose_groups(student.quality, teacher.quality, qualities, count=5)
+        return [(group, [example(prompt) for prompt in group.prompts.tolist()]) for group in groups]
+
+    def show(self, rows: Sequence[Row], examples: Sequence[tuple[Group, list[Example]]]) -> None:
         """Write rows, picture and page."""
         out = self.options.out
         (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
         (out / "frontier.png").write_bytes(pictures.png(pictures.frontier(rows)))
-        advance(1)
         page = Page(
             rows,
             introduction=INTRODUCTION,

@@ -110,7 +110,7 @@ class Group:
     prompts: NDArray[np.int64]
 
 
-def choose(
+def choose_groups(
     student: NDArray[np.float64], teacher: NDArray[np.float64], ruled: Sequence[NDArray[np.float64]], count: int
 ) -> list[Group]:
     """Groups that between them hold every prompt once, and the first few prompts of each.

@@ -127,8 +127,10 @@ def frontier(rows: Sequence[Row], dark: bool = False) -> Figure:
                 xlabel="teacher calls per written token  (cheaper \N{LEFTWARDS ARROW})",
             )
             ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        lowest = min((line.gap.min() for _, lines, _ in panels for line in lines), default=0.0)
-        axes[0, 0].set(ylim=(min(-0.04, 1.1 * lowest), 1.09), ylabel="recovered share of the teacher's advantage")
+        gaps = [gap for _, lines, _ in panels for line in lines for gap in line.gap if np.isfinite(gap)]
+        axes[0, 0].set(
+            ylim=(min(-0.04, 1.1 * min(gaps, default=0.0)), 1.09), ylabel="recovered share of the teacher's advantage"
+        )
         axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
     return figure

@@ -7,7 +7,18 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-Advance = Callable[[int], object]
+
+class Advance:
+    """Moves a stage's bar and, by the stage's share, that of the whole."""
+
+    def __init__(self, total: float, move: Callable[[float], object]) -> None:
+        self.done, self._total, self._move = 0.0, total, move
+
+    def __call__(self, amount: float) -> None:
+        """So much more is done; never beyond the total."""
+        amount = min(amount, self._total - self.done)
+        self.done += amount
+        self._move(amount / self._total)
 
 
 class Stages:
@@ -15,29 +26,31 @@ class Stages:
 
     Args:
         seconds: usual seconds of every stage, by its name. Only their ratios matter.
-
-    Raises:
-        KeyError: `stage` is given a name that is not among them.
     """
 
     def __init__(self, seconds: Mapping[str, float]) -> None:
-        self._seconds = dict(seconds)
-        width = max(map(len, self._seconds))
-        self._width = width
+        self._seconds, self._width = dict(seconds), max(map(len, seconds))
+        self._whole = self._bar("everything", sum(seconds.values()), position=1)
+
+    def _bar(self, name: str, total: float, position: int) -> tqdm[None]:
         shape = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, {remaining} left"
-        self._whole = tqdm(total=sum(seconds.values()), desc="everything".ljust(width), bar_format=shape, position=1)
-        self._shape = shape
+        return tqdm(total=total, desc=name.ljust(self._width), bar_format=shape, position=position)
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """Yields a function that is called with each further amount done, out of `total`."""
-        before, share = float(self._whole.n), self._seconds[name]
-        with tqdm(total=total, desc=name.ljust(self._width), bar_format=self._shape, position=0) as bar:
+    def stage(self, name: str, total: float) -> Iterator[Advance]:
+        """Yields what is called with each further amount done, out of `total`.
 
-            def advance(amount: int) -> None:
-                bar.update(min(amount, total - bar.n))
-                self._whole.update(before + share * bar.n / total - self._whole.n)
+        Raises:
+            KeyError: a name that is not among the stages.
+        """
+        seconds = self._seconds[name]
+        with self._bar(name, 1.0, position=0) as bar:
 
+            def move(share: float) -> None:
+                bar.update(share)
+                self._whole.update(seconds * share)
+
+            advance = Advance(total, move)
             yield advance
             advance(total)
         self._whole.refresh()

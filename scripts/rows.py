@@ -108,3 +108,8 @@ def short(quantity: str, limit: float) -> str:
 def mean(rows: Sequence[Row], name: str) -> float:
     """Over seeds; not a number where a row has none."""
     return float(np.mean([math.nan if row[name] is None else float(row[name]) for row in rows]))
+
+
+def percent(value: float, digits: int = 0) -> str:
+    """A share in percent; a dash where there is none, as where student and teacher are equally good."""
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:.{digits}%}"

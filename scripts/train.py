@@ -7,9 +7,10 @@ python -m scripts.train --out runs/gate --resume
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import tyro
@@ -69,23 +70,31 @@ def main(options: Options) -> None:
         torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     log_path = options.out / "log.jsonl"
-    if not options.resume:
-        log_path.unlink(missing_ok=True)
+    logged = log_path.read_text() if log_path.exists() else ""
+    rounds = [json.loads(line) for line in logged[: logged.rfind("\n") + 1].splitlines()]  # a kill may tear the last
     settings = asdict(options)
     (options.out / "settings.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
     env = tw_env.make_vec(options.env, num_envs=options.rows, **environment_arguments(options))
-    writer = SummaryWriter(str(options.out / "tensorboard"))
-    with tqdm(total=options.recipe.pcl.iterations, desc="rounds", unit="round") as bar, log_path.open("a") as lines:
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=options.recipe.pcl.iterations, desc="rounds", unit="round"))
+        opened: list[tuple[SummaryWriter, TextIO]] = []
 
         def log(iteration: int, numbers: dict[str, float]) -> None:
+            if not opened:  # what a killed run logged behind its last checkpoint is played again
+                writer = SummaryWriter(str(options.out / "tensorboard"), purge_step=iteration)
+                stack.callback(writer.close)
+                lines = stack.enter_context(log_path.open("w"))
+                lines.writelines(json.dumps(old) + "\n" for old in rounds if old["round"] < iteration)
+                opened.append((writer, lines))
+            writer, lines = opened[0]
             bar.update(iteration + 1 - bar.n)
             for name, value in numbers.items():
                 writer.add_scalar(name, value, iteration)
             lines.write(json.dumps({"round": iteration, **numbers}) + "\n")
+            lines.flush()
 
         agent = train_pcl(env, options.recipe, options.out, options.resume, log, stage=bar.set_description)
     agent.save(options.out / "policy")
-    writer.close()
     print(f"policy written to {options.out / 'policy'}; evaluate it with")
     print(f"  python -m scripts.evaluate --policy {options.out / 'policy'} --rule 'ask for at most 10% of the tokens'")
 

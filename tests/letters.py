@@ -66,9 +66,7 @@ def written(game: Game, row: int) -> tuple[list[int], list[int]]:
 Policy = Callable[[Watched, NDArray[np.float32]], NDArray[np.int64]]
 
 
-def first_texts(
-    env: Watched, policy: Policy, **reset: Any
-) -> tuple[list[tuple[int, ...]], NDArray[np.float64]]:
+def first_texts(env: Watched, policy: Policy, **reset: Any) -> tuple[list[tuple[int, ...]], NDArray[np.float64]]:
     """The text that each row writes first, and its return; `policy` maps env and observations to actions."""
     observations, _ = env.reset(**reset)
     texts: dict[int, tuple[int, ...]] = {}

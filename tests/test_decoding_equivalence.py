@@ -29,9 +29,7 @@ def generated(model: PreTrainedModel, prompt: tuple[int, ...], cap: int, end: in
     return tuple(text[0, len(prompt) :].tolist())
 
 
-def check(
-    env: Watched, policy: Policy, model: PreTrainedModel, prompts: Sequence[Sequence[int]], end: int
-) -> None:
+def check(env: Watched, policy: Policy, model: PreTrainedModel, prompts: Sequence[Sequence[int]], end: int) -> None:
     texts, _ = first_texts(env, policy, seed=0, options={"prompts": range(env.num_envs)})
     assert texts == [generated(model, tuple(prompt), env.game.cap, end) for prompt in prompts]
 

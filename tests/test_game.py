@@ -110,9 +110,7 @@ def same_info(rival: Rival, row: int, infos: dict[str, Any], outcome: Outcome | 
     assert infos["action_mask"][row].tolist() == episode.mask()
 
 
-def same_row(
-    rival: Rival, row: int, observation: np.ndarray, infos: dict[str, Any], outcome: Outcome | None
-) -> None:
+def same_row(rival: Rival, row: int, observation: np.ndarray, infos: dict[str, Any], outcome: Outcome | None) -> None:
     env, episode = rival.env, rival.episodes[row]
     same_text(episode, written(env.game, row))
     assert env.rules[row] == episode.rule
@@ -284,9 +282,7 @@ def test_two_games_share_a_memory_that_overflows() -> None:
 
 def test_a_game_survives_that_another_shrinks_the_memory() -> None:
     task = Letters(max_new_tokens=8)
-    env = AssistedDecodingVectorEnv(
-        2, **names_of(pair_of()), task=task, actions="SELF/VERIFY", remember=9_000
-    )
+    env = AssistedDecodingVectorEnv(2, **names_of(pair_of()), task=task, actions="SELF/VERIFY", remember=9_000)
     memory = env.game.texts.memory
     memory.add(6_000)  # the rows' nodes have high numbers now
     env.reset(seed=0, options={"prompts": [0, 1]})  # the student does not end at once

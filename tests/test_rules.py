@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tests.rules_refused import REFUSED
 from tests.rules_understood import UNDERSTOOD
@@ -130,18 +131,17 @@ def test_case_and_space_do_not_matter(text: str, data: st.DataObject) -> None:
     assert parse("  " + changed.replace(" ", " \n ") + " ") == parse(text)
 
 
+JOINING = ("of", "in", "per", "every", "a", "an")  # before a number, as in "3 of 7"
 # A limit stands before "as often as you like", and "hundred" makes one number of two.
 NUMBERED = [text for text, _, limit in UNDERSTOOD if 0 < limit < math.inf and not re.search("hundred|dozen|half", text)]
 
 
-@given(st.sampled_from(NUMBERED), st.sampled_from(["7", "7.25", "777%", "seventeen", "7 ms", "7/19"]), st.data())
+@given(st.sampled_from(NUMBERED), st.sampled_from(["7", "7.25", "777%", "seventeen", "7 ms", "$7"]), st.data())
 @settings(max_examples=300)
 def test_no_second_number_is_overlooked(text: str, number: str, data: st.DataObject) -> None:
     words = text.split()
-    places = [
-        place for place in range(len(words) + 1) if place == 0 or words[place - 1] not in ("of", "in", "per", "every")
-    ]
-    place = data.draw(st.sampled_from(places))  # not where it would make "3 of 7" or "one in 7"
+    places = [place for place in range(len(words) + 1) if place == 0 or words[place - 1] not in JOINING]
+    place = data.draw(st.sampled_from(places))
     with pytest.raises(RuleError):
         parse(" ".join([*words[:place], number, *words[place:]]))
 
@@ -233,11 +233,9 @@ def test_held_out_phrasings_are_apart_and_use_words_that_are_trained() -> None:
 
 
 def test_the_shipped_tokenizer_knows_every_word_of_the_templates() -> None:
-    from tw_env.decoding.loading import load_tokenizer
-
     rng = np.random.default_rng(0)
     drawn = [sample(rng, tuple(Quantity), extreme=0.2) for _ in range(300)]
     drawn += [Constraint(Quantity.CALLS_PER_TOKEN, 1 / tokens) for tokens in range(1, 101)]
     words = {word for constraint in drawn for sentence in paraphrases(constraint) for word in sentence.split()}
-    tokenizer = load_tokenizer(str(STUDENT))
-    assert [word for word in sorted(words) if tokenizer.unk_token_id in tokenizer(word).input_ids] == []
+    tokenizer = Tokenizer.from_file(str(STUDENT / "tokenizer.json"))
+    assert [word for word in sorted(words) if "<unk>" in tokenizer.encode(word).tokens] == []

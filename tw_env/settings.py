@@ -146,9 +146,7 @@ def encode_prompts(task: Task, pair: Pair, cap: int) -> list[list[int]]:
         while len(ids) > 1 and ids[-1] in ends:  # some tokenizers close every text
             ids.pop()
         if not ids:
-            raise ValueError(
-                f"Expected tokens in every prompt; prompt {index} has none: {task.prompts[index]!r}"
-            )
+            raise ValueError(f"Expected tokens in every prompt; prompt {index} has none: {task.prompts[index]!r}")
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
     for model in (pair.student, pair.teacher):
         room = getattr(model.config, "max_position_embeddings", None)

@@ -37,8 +37,8 @@ class AssistedDecodingVectorEnv(VectorEnv):
     | `ASK` | the teacher reads the unread tokens and writes the next one; pending tokens stay for good |
     | `VERIFY` | the teacher reads the unread tokens, keeps the longest accepted prefix of the pending ones, writes on |
 
-    `ASK` and `VERIFY` cost one teacher call each. `VERIFY` drops what the teacher does not accept and all behind it, and
-    the teacher writes the next token itself; with nothing pending it is `ASK`.
+    `ASK` and `VERIFY` cost one teacher call each. `VERIFY` drops what the teacher does not accept and all behind it;
+    then the teacher writes the next token itself. With nothing pending it is `ASK`.
 
     *Pending* tokens were written by the student and not yet read by the teacher. The end token is never pending: where
     the student would end, `SELF` ends the episode, `ASK` and `VERIFY` let the teacher decide. With a hard rule, a call

@@ -40,7 +40,7 @@ class Oracle(Policy):
             names = ", ".join(action.name for action in self.actions[1:])
             raise ValueError(f"Expected a call out of this game's {names}, got {Action(call).name}.")
         if game.spec.sampling:
-            raise ValueError("Expected greedy decoding: in sampling no token is the teacher's one choice. Got sampling.")
+            raise ValueError("Expected greedy decoding: in sampling the teacher has no one choice. Got sampling.")
         self.game, self.call = game, call
 
     def choose(self, observations: NDArray[np.float32], deterministic: bool, masks: Any) -> NDArray[np.int64]:

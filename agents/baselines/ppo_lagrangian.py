@@ -196,9 +196,7 @@ class Actor(Policy):
         state = load_file(folder / WEIGHTS)
         box = Box(-CLIP, CLIP, (layout.size,), np.float32)
         with torch.random.fork_rng(devices=[]):
-            network = ActorCriticPolicy(
-                box, Discrete(len(actions)), lambda left: 0.0, **_architecture(record["width"])
-            )
+            network = ActorCriticPolicy(box, Discrete(len(actions)), lambda left: 0.0, **_architecture(record["width"]))
         network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
         return cls(layout, actions, network.eval(), state["mean"].numpy(), state["scale"].numpy(), record["width"])
 

@@ -173,7 +173,7 @@ TOKEN = st.integers(0, VOCABULARY - 1)
 ROW_SETS = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=True)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.data())
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
 def test_any_string_of_operations(kind: str, data: st.DataObject) -> None:

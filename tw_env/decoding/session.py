@@ -197,7 +197,8 @@ class Session:
             blocks[0][self._places[:width] >= counts[:, None]] = 0
             np.minimum(positions, self.capacity, out=positions)
         np.add(positions, offsets[:, None], out=blocks[2])
-        np.minimum(positions, self.capacity - 1, out=positions)
+        if counts is not None:
+            np.minimum(positions, self.capacity - 1, out=positions)
         if rows is not None:
             packed[3 * size :] = rows
         device = self._to_device(packed)
@@ -282,7 +283,7 @@ class Session:
         self._check_tokens(text)
 
     def _check_tokens(self, tokens: np.ndarray) -> None:
-        if tokens.size and (tokens.min() < 0 or tokens.max() >= self.vocabulary):
+        if tokens.size and tokens.view(np.uint64).max() >= self.vocabulary:  # negative ids are huge here
             raise ValueError(
                 f"Expected token ids from 0 to {self.vocabulary - 1}; got {tokens.min()} to {tokens.max()}. "
                 "Use the tokenizer that belongs to this model."

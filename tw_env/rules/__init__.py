@@ -12,8 +12,8 @@ Traceback (most recent call last):
 tw_env.rules.constraint.RuleError: Can't read the rule "ask at least three times": "at least" asks for a lower ...
 
 Reading order: `lexer` (signs and numbers), `numerals` (numbers in words), `lexicon` (what words do), `reading`
-(phrases), `grammar` (one limit), `constraint` (the result and its canonical sentence), `templates` (the way back, for
-training).
+(phrases), `checks` (what makes them an upper limit), `grammar` (one limit), `constraint` (the result and its canonical
+sentence), `templates` (the way back, for training).
 """
 
 from tw_env.rules.constraint import UNDERSTOOD, Constraint, Quantity, RuleError, canonical

@@ -122,7 +122,7 @@ def check_manner(clause: Sequence[Item], roles: set[Role], has_amount: bool, top
         (Role.COST, {Role.MONEY}),
         (Role.PAY, {Role.MONEY}),
     ):
-        if noun not in roles or Role.UNLIMITED in roles or (noun is Role.PAY and not has_amount):
+        if noun not in roles or (Role.UNLIMITED in roles and not has_amount) or (noun is Role.PAY and not has_amount):
             continue
         if not roles & units or roles & (AMOUNTS - units):
             words = next(item.words for item in clause if item.role is noun)

@@ -177,6 +177,8 @@ def _rate(count: Item | None, window: Item, topic: bool) -> _Limit:
         if window.role is not Role.EVERY:
             raise RuleError(f'"{window.words}" does not say how many calls')
         return _Limit(Quantity.CALLS_PER_TOKEN, 1 / window.value, window.words)
+    if window.role is Role.EVERY and count.role is Role.NUMBER:  # "7 every tenth token", not "one in every ten"
+        raise RuleError(f'"{count.words}" and "{window.words}" are two limits, and a rule has one')
     words = f"{count.words} {window.words}"
     if window.value == 1 and count.role is not Role.COUNT and not topic:
         raise RuleError(f'"{words}" does not say that the teacher is asked')
@@ -197,7 +199,7 @@ def _count(item: Item, clause: Sequence[Item], roles: set[Role], topic: bool, st
         if roles & {Role.OF_TOKENS, Role.OF_TEXT} and written_as_decimal:
             return _Limit(Quantity.CALLS_PER_TOKEN, value, item.words)
         if Role.OF_TEXT in roles or not roles & {Role.ASK, Role.CALLS, Role.OF_TOKENS, Role.TOKENS}:
-            raise RuleError(f'"{item.words}" has no unit: calls, percent of the tokens, ms, cents?')
+            raise RuleError(f'"{item.words}" has no unit, such as calls, percent of the tokens, ms or cents')
     of_tokens = item.role is Role.TOKEN_COUNT or not roles & {Role.ASK, Role.CALLS}
     if of_tokens and item.role is not Role.COUNT and (not topic or Role.TEXT in roles):
         raise RuleError(f'"{item.words}" does not say that the teacher is asked for them')

@@ -130,7 +130,7 @@ _SOURCE: dict[Role, str] = {
         coming from | contribute | contributes | supply | supplies | provide | provides""",
     Role.WRITTEN: "written | contributed | supplied | provided",
     Role.TOKENS: "token | tokens",
-    Role.LATENCY: "latency | delay | time | latency of | delay of | wait | waiting",
+    Role.LATENCY: "latency | of latency | delay | time | latency of | delay of | wait | waiting",
     Role.MILLISECONDS: "latency ms | latency in ms | latency in milliseconds",
     Role.PRICE: "price | a price of | price of | the price of",
     Role.COST: "cost | costs | cost of | costing | expense | expenses",
@@ -160,7 +160,7 @@ _SOURCE: dict[Role, str] = {
         taking | get | gets | getting | make | makes | making | have | has | having | set | stay | stays | go | run
         | runs | there | available | left | enough | fine | at all | ever | even | any | anything | by | from | with
         | on | in | at a rate of | rate | a rate of | a | an | at | while writing | when writing | while you write |
-        when you write | such | single | seek | us | me | frequency | share | percentage | fraction | portion | part
+        when you write | such | seek | us | me | frequency | share | percentage | fraction | portion | part
         | ratio | amount | everything | there's | that's | it's | i'm | we'd | done | finish | finished | ready |
         last | lasts | a share of | a fraction of | number of | the number of | needs | need""",
     Role.BREAK: "but | however | though | although | and | then | &",

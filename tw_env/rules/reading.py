@@ -126,7 +126,9 @@ class Reader:
             called_for = tokens or prepositions not in ("", "at")
         else:
             just_before = bool(counts) and counts[-1]
-            called_for = just_before if prepositions == "for" else prepositions != "at" and (tokens or any(counts))
+            called_for = (
+                (just_before and tokens) if prepositions == "for" else prepositions != "at" and (tokens or any(counts))
+            )
         if not called_for:
             return None
         if number.value.denominator != 1 or number.value < 1:
