@@ -78,7 +78,7 @@ def recovered_gap(
     """(q - q_student) / (q_teacher - q_student) over prompts, with a paired percentile bootstrap.
 
     Policy, student and teacher are resampled on the same prompts (Efron and Tibshirani 1993, chapter 13): the interval
-    holds the uncertainty of the denominator, too, but not that the three score the same word alike.
+    holds the uncertainty of the denominator, too, and leaves out how hard the words are for all three alike.
 
     Args:
         quality: (prompts,) of the policy, in the order of `ends`.
@@ -100,17 +100,13 @@ def recovered_gap(
 
     def share(gained: FloatArray, gap: FloatArray, axis: int) -> FloatArray:
         below = gap.mean(axis)
-        below = np.where(np.abs(below) < 1e-12, np.nan, below)
-        return gained.mean(axis) / below
+        return gained.mean(axis) / np.where(np.abs(below) < 1e-12, 1e-12, below)
 
     drawn = bootstrap(
         (gained, gap), share, paired=True, vectorized=True, n_resamples=resamples, batch=50,
         confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
-    spread = drawn.bootstrap_distribution[np.isfinite(drawn.bootstrap_distribution)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(spread, [tail, 1 - tail]) if len(spread) else (math.nan, math.nan)
-    return Gap(value, _finite(low), _finite(high))
+    return Gap(value, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
 
 
 def make_row(

@@ -24,6 +24,7 @@ class Recorded(VectorWrapper):
             training would have it process at batch 1 if nothing were remembered between episodes.
         milliseconds: modelled time of finished episodes by their number (row, then order of starting), as
             `agents.rollout.play_prompts` numbers them since the last reset; empty without a latency table.
+        number: (rows,) which episode each row plays.
     """
 
     env: AssistedDecodingVectorEnv
@@ -32,7 +33,7 @@ class Recorded(VectorWrapper):
         super().__init__(env)
         self.teacher_tokens = 0
         self.milliseconds: dict[int, float] = {}
-        self._number = np.arange(env.num_envs)
+        self.number = np.arange(env.num_envs)
 
     @property
     def game(self) -> Game:
@@ -56,7 +57,7 @@ class Recorded(VectorWrapper):
 
     def reset(self, *, seed: Any = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As the environment's; episodes are numbered from 0 again."""
-        self._number = np.arange(self.num_envs)
+        self.number = np.arange(self.num_envs)
         self.milliseconds.clear()
         return self.env.reset(seed=seed, options=options)
 
@@ -73,9 +74,9 @@ class Recorded(VectorWrapper):
         if rows.size:
             if "latency_ms" in infos:
                 taken = infos["final_info"]["latency_ms"][rows].tolist()
-                self.milliseconds.update(zip(self._number[rows].tolist(), taken, strict=True))
-            following = int(self._number.max()) + 1
-            self._number[rows] = np.arange(following, following + len(rows))
+                self.milliseconds.update(zip(self.number[rows].tolist(), taken, strict=True))
+            following = int(self.number.max()) + 1
+            self.number[rows] = np.arange(following, following + len(rows))
         return out
 
     def times(self, episodes: int) -> FloatArray | None:

@@ -83,7 +83,7 @@ class Options:
         pcl = full.recipe.pcl if self.iterations is None else replace(full.recipe.pcl, iterations=self.iterations)
         if not self.quick:
             return replace(full, recipe=replace(full.recipe, pcl=pcl))
-        cuts = CalibrationConfig(limits=(0.03, 0.1, 0.2, 0.5), prompts=200, rounds=5)
+        cuts = CalibrationConfig(limits=(0.03, 0.1, 0.2, 0.5), prompts=150, rounds=10)
         if self.iterations is None:
             pcl = replace(pcl, iterations=15)
         small = replace(pcl, episodes=128, batch=128, updates=2)

@@ -118,8 +118,8 @@ class Demo:
     def game(self, split: str, accept: str = "exact") -> Recorded:
         """Rows of the game on one part of the dictionary. All games of a pair remember the same prefixes."""
         limit = self.options.words if split == "test" else None
-        settings = {"split": split, "limit": limit, "actions": VERIFYING, "accept": accept, **ENVIRONMENT}
-        return Recorded(gymnasium.make_vec(GAME, self.options.rows, **settings))
+        settings: dict[str, Any] = {"split": split, "limit": limit, "accept": accept, **ENVIRONMENT}
+        return Recorded(tw_env.make_vec(GAME, self.options.rows, actions=VERIFYING, **settings))
 
     def run(self) -> None:
         """Train, judge and show."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts.rows import OURS, Row, by_rule, mean, name_of, rules_of
+from scripts.rows import OURS, Row, by_rule, mean, name_of, percent, rules_of
 
 INTRODUCTION = (
     "A small student model writes how English words are spoken, phone by phone. A big teacher is better at it, but "
@@ -59,15 +59,15 @@ def cell(rows: Sequence[Row]) -> str:
         return ""
     gap, spent, limit = mean(rows, "recovered_gap"), mean(rows, "calls_per_token"), rows[0]["limit"]
     over = limit is not None and spent > limit + 0.01
-    return f"{gap:.0%} ({100 * spent:.1f}{'*' if over else ''})"
+    return f"{percent(gap)} ({100 * spent:.3g}{'*' if over else ''})"
 
 
 def where_to_look(out: Path, rows: Sequence[Row]) -> str:
     """Quality of the two ends, and the files that were written."""
     student, teacher = (next(row for row in rows if row["agent"] == agent) for agent in ("student", "teacher"))
+    right = f"{student['quality']:.1%} of them right, the teacher alone {teacher['quality']:.1%}"
     return f"""
-Of {student["prompts"]} held-out words the student alone gets {student["quality"]:.1%} right, the teacher alone
-{teacher["quality"]:.1%}.
+Held-out words: {student["prompts"]}; the student alone gets {right}.
 
   page (open it in a browser):   {out / "page.html"}
   frontier picture:              {out / "frontier.png"}

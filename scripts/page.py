@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from scripts import pictures
 from scripts.examples import Example, Group, Ink, Piece, Played
-from scripts.rows import GAMES, OURS, Row, by_rule, games_of, mean, name_of, rules_of
+from scripts.rows import GAMES, OURS, Row, by_rule, games_of, mean, name_of, percent, rules_of
 
 STYLE = Path(__file__).with_name("page.css")
+PIXELS_PER_INCH = 85  # of a picture on the page
 SPENT_TOO_MUCH = 0.01  # calls per token above the limit from which a cell says so
 
 LEGEND = (
@@ -105,10 +106,13 @@ LEARNING_CAPTION = (
 
 def picture(draw: Callable[[bool], Figure], what: str, caption: str) -> str:
     """A figure in two versions, of which the browser shows the one that fits its theme."""
-    light, dark = (pictures.data_uri(pictures.png(draw(theme))) for theme in (False, True))
+    figures = [draw(theme) for theme in (False, True)]
+    width = round(PIXELS_PER_INCH * figures[0].get_figwidth())
+    light, dark = (pictures.data_uri(pictures.png(figure)) for figure in figures)
     return (
         f'<figure><picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{light}" alt="{escape(what)}"></picture><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<img src="{light}" width="{width}" alt="{escape(what)}"></picture>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
@@ -135,7 +139,7 @@ def tiles(rows: Sequence[Row]) -> str:
             told = (
                 f"of the teacher's advantage is recovered by the learned policy with calls at {limit:.0%} of the tokens"
             )
-            cells.append(("ours", f"{mean(same, 'recovered_gap'):.0%}", told))
+            cells.append(("ours", percent(mean(same, "recovered_gap")), told))
     if found := [row for row in rows if row["agent"] == "speculative" and row["actions"] == game]:
         told = "calls per token: speculative decoding, which writes just what the teacher would"
         cells.append(("", f"{mean(found, 'calls_per_token'):.1%}", told))
@@ -183,7 +187,9 @@ def cell(rows: Sequence[Row], best: float = math.inf) -> str:
     over = limit is not None and spent > limit + SPENT_TOO_MUCH
     used = f'<span class="over">{spent:.1%} calls, too many</span>' if over else f"{spent:.1%} calls"
     interval = "" if math.isnan(low) or low == high else f"{low:.0%} to {high:.0%}"
-    return f'<td class="{"best" if gap >= best else ""}">{gap:.0%}<small>{interval}</small><small>{used}</small></td>'
+    return (
+        f'<td class="{"best" if gap >= best else ""}">{percent(gap)}<small>{interval}</small><small>{used}</small></td>'
+    )
 
 
 # ---- texts ---------------------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ class Stages:
         self._seconds, self._width = dict(seconds), max(map(len, seconds))
         self._whole = self._bar("everything", sum(seconds.values()), position=1)
 
+    @property
+    def done(self) -> float:
+        """What is done of the whole, in the stages' usual seconds."""
+        return float(self._whole.n)
+
     def _bar(self, name: str, total: float, position: int) -> tqdm[None]:
         shape = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, {remaining} left"
         return tqdm(total=total, desc=name.ljust(self._width), bar_format=shape, position=position)
@@ -47,8 +52,8 @@ class Stages:
         with self._bar(name, 1.0, position=0) as bar:
 
             def move(share: float) -> None:
-                bar.update(share)
-                self._whole.update(seconds * share)
+                for one, more in ((bar, share), (self._whole, seconds * share)):
+                    one.update(min(more, one.total - one.n))  # sums of shares may end a hair above 1
 
             advance = Advance(total, move)
             yield advance

@@ -83,7 +83,7 @@ def main(options: Options) -> None:
             if not opened:  # what a killed run logged behind its last checkpoint is played again
                 writer = SummaryWriter(str(options.out / "tensorboard"), purge_step=iteration)
                 stack.callback(writer.close)
-                lines = stack.enter_context(log_path.open("w"))
+                lines: TextIO = stack.enter_context(log_path.open("w"))
                 lines.writelines(json.dumps(old) + "\n" for old in rounds if old["round"] < iteration)
                 opened.append((writer, lines))
             writer, lines = opened[0]

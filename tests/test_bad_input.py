@@ -53,7 +53,7 @@ def test_a_corrupt_weight_file(tmp_path: Path) -> None:
 
 def test_a_prompt_longer_than_the_positions() -> None:
     task = Letters(["a", "a b " * (POSITIONS // 2 - 1)], max_new_tokens=3)
-    refused(ValueError, f"within the {POSITIONS} positions", "prompt 1 has 18 tokens", "Shorten the prompt", task=task)
+    refused(ValueError, f"within the {POSITIONS} positions", "prompt 1 has 18 tokens", "Shorten", task=task)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_prompt_longer_than_the_positions() -> None:
     [
         (Letters([]), ("at least one prompt", "'letters' has 0 prompts")),
         (Letters(["a", ""]), ("Expected text", "prompt 1 of 'letters' has an empty prompt")),
-        (Letters(["a", " "]), ("at least one token", "prompt 1 has none")),
+        (Letters(["a", " "]), ("Expected tokens in every prompt", "prompt 1 has none")),
         (Letters(["a"], max_new_tokens=0), ("max_new_tokens >= 1", "got 0")),
         ("translate", ("'pronounce', 'text' or a task object", "'translate'")),
     ],

@@ -69,7 +69,7 @@ def test_without_a_limit_all_that_is_spent_is_allowed(quantity: Quantity) -> Non
     play(account, "c-c")
     assert account.spent[0] == account.allowed[0] > 0
     assert account.left()[0] == CAP
-    assert account.rule()[0, -1] == 1.0
+    assert account.rule[0, -1] == 1.0
     assert account.affordable(np.ones(1, np.int64))[0]
 
 

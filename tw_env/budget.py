@@ -43,8 +43,8 @@ class Budget:
         self._most_calls = np.full(rows, np.inf)
         self._unit = np.ones(rows)  # the cost of one call, to measure what is left by
         self._only_calls, self._any_free = True, True
-        self._share = np.ones(rows)
-        self._one_hot = np.zeros((rows, len(QUANTITIES)))
+        self._nothing = np.zeros(rows)
+        self._rule = np.zeros((rows, len(QUANTITIES) + 1), np.float32)
         assert QUANTITIES == (Quantity.CALLS, Quantity.CALLS_PER_TOKEN, Quantity.LATENCY_MS, Quantity.PRICE)
 
     def check(self, constraint: Constraint) -> None:
@@ -83,8 +83,8 @@ class Budget:
         elif fraction:
             self._most_calls[row] = max(1, np.floor(limit * self.cap + 1e-9))
         self._unit[row] = self._call_cost(quantity)
-        self._share[row] = min(limit / (1.0 if quantity == FRACTION else self.cap * self._unit[row]), 1.0)
-        self._one_hot[row] = np.arange(len(QUANTITIES)) == quantity
+        self._rule[row, :-1] = np.arange(len(QUANTITIES)) == quantity
+        self._rule[row, -1] = min(limit / (1.0 if quantity == FRACTION else self.cap * self._unit[row]), 1.0)
 
     def _call_cost(self, quantity: int) -> float:
         """What a call that reads one token costs."""
@@ -95,15 +95,14 @@ class Budget:
             return max(float(self.costs.money(yes, one)[0]), 1e-9)
         return 1.0
 
-    def _cost(self, called: BoolArray, unread: IntArray) -> FloatArray:
-        cost = called.astype(np.float64)
+    def _spend(self, called: BoolArray, unread: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(rows,) cost in each row's own quantity, milliseconds and money of one decision."""
+        cost, nothing = called.astype(np.float64), self._nothing
+        time = nothing if self.costs.latency is None else self.costs.milliseconds(called, unread)
+        money = nothing if self.costs.prices is None else self.costs.money(called, unread)
         if not self._only_calls:
-            if self.costs.latency is not None:
-                timed = self.costs.milliseconds(called, unread)
-                cost = np.where(self.quantity == LATENCY, timed, cost)
-            if self.costs.prices is not None:
-                cost = np.where(self.quantity == PRICE, self.costs.money(called, unread), cost)
-        return cost
+            cost = np.where(self.quantity == LATENCY, time, np.where(self.quantity == PRICE, money, cost))
+        return cost, time, money
 
     def charge(self, called: BoolArray, unread: IntArray, grown: IntArray) -> tuple[FloatArray, FloatArray]:
         """Book one decision of every row.
@@ -115,31 +114,31 @@ class Budget:
         Returns:
             cost and allowance of the step, (rows,) each.
         """
-        cost = self._cost(called, unread)
+        cost, time, money = self._spend(called, unread)
         allowance = self._rate * grown
         if self._any_free:
             allowance = np.where(self._free, cost, allowance)
-        self.spent += cost
-        self.allowed += allowance
-        self.calls += called
-        if self.costs.latency is not None:
-            self.milliseconds += self.costs.milliseconds(called, unread)
-        if self.costs.prices is not None:
-            self.money += self.costs.money(called, unread)
+        for account, booked in (
+            (self.spent, cost), (self.allowed, allowance), (self.calls, called),
+            (self.milliseconds, time), (self.money, money),
+        ):  # fmt: skip
+            if booked is not self._nothing:
+                account += booked
         return cost, allowance
 
     def affordable(self, unread: IntArray) -> BoolArray:
         """(rows,) whether a call now would respect the rule; always true for rules that bind in expectation only."""
         fits = self.calls + 1 <= self._most_calls
         if not self._only_calls:
-            after = self.spent + self._cost(np.ones(self.rows, bool), unread)
+            after = self.spent + self._spend(np.ones(self.rows, bool), unread)[0]
             absolute = (self.quantity >= LATENCY) & ~self._free
             fits &= np.where(absolute, after <= self.allowed + 1e-9, True)
         return fits | ~self._hard
 
-    def rule(self) -> FloatArray:
+    @property
+    def rule(self) -> NDArray[np.float32]:
         """(rows, quantities + 1) the quantity, one-hot, and the limit relative to a call at every token, in [0, 1]."""
-        return np.concatenate([self._one_hot, self._share[:, None]], axis=1)
+        return self._rule
 
     def left(self) -> FloatArray:
         """(rows,) allowed - spent, in calls that read one token each, within [-cap, cap]; cap without a limit."""

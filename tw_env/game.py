@@ -22,6 +22,9 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 
+_TEACHER = np.int8(Writer.TEACHER)
+
+
 @dataclass(frozen=True)
 class GameSpec:
     """What is fixed about a game. `eager`: the teacher scores every row at every step, else only when it must."""
@@ -143,7 +146,7 @@ class Game:
             token[rows] = self._call(rows, wanted[rows] == Action.VERIFY, reward)
             self._pending_surprise[rows] = self._least_sure[rows] = 0.0
         place = texts.length.copy()
-        self.writer[everyone, place] = np.where(called, Writer.TEACHER, Writer.STUDENT)
+        self.writer[everyone, place] = called * _TEACHER  # Writer.STUDENT is 0
         terminated = self._ends[token] | (place == self.cap - 1)
         texts.write(token, ~terminated)
         cost, allowance = self.budget.charge(called, unread, texts.length - before)

@@ -125,7 +125,7 @@ class GameLayout(Layout):
         np.minimum(view[:, 1:], SURE, out=obs[:, self._student])  # log-probabilities come clipped from below
         for name, values in state.items():
             obs[:, column[name]] = values
-        obs[:, self._rule] = budget.rule()
+        obs[:, self._rule] = budget.rule
         obs[:, column["left"]] = budget.left()
         obs[:, column["ended"]] = 0.0
         if hidden.shape[1]:

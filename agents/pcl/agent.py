@@ -74,10 +74,14 @@ class PCLConfig:
     """The limit on E[sum of costs] in environments whose observations name no rule."""
     multiplier_step: float = 0.02
     """Move of lambda per unit of violation (integral gain)."""
+    multiplier_least: float = 0.05
+    """Least lambda of a limited rule: where a limit hardly binds, wasted calls would cost nothing otherwise."""
     multiplier_proportional: float = 0.0
     """PID: proportional gain."""
     multiplier_derivative: float = 0.0
     """PID: derivative gain."""
+    averaging: float = 0.995
+    """Decay of the averaged gate weights; the average is what is learned, since a cut picks out the gate's noise."""
     lag: float = 0.95
     """Decay of the averaged V at the far end of off-policy segments in stochastic environments."""
     stochastic: bool | None = None
@@ -133,6 +137,7 @@ class PCL:
             if log is not None:
                 log(iteration, numbers)
         assert self.policy is not None
+        self.policy.network = self._averaged
         self.policy.temperature = self._alpha(self.config.iterations)
         return self
 
@@ -180,11 +185,12 @@ class PCL:
             self._gate.head.bias[:] = float(config.alpha * odds)
             self._gate.head.bias[0] = 0.0
         self._lagged = copy.deepcopy(self._value_r)
+        self._averaged = copy.deepcopy(self._gate)
         self._gate_adam = torch.optim.Adam(self._gate.parameters(), config.gate_lr)
         self._value_adam = torch.optim.Adam([*self._value_r.parameters(), *self._value_c.parameters()], config.value_lr)
         self._multiplier = Multiplier(
             np.array(config.limits if "limit" in self._layout else (ONLY_LIMIT,)),
-            config.multiplier_step, config.multiplier_proportional, config.multiplier_derivative,
+            config.multiplier_step, config.multiplier_proportional, config.multiplier_derivative, config.multiplier_least,
         )  # fmt: skip
         self._replay, self._demonstrations = Replay(config.capacity), demonstrations
         self._generator = np.random.default_rng(config.seed)
@@ -193,7 +199,8 @@ class PCL:
         self._collector = Collector(env, config.seed)
         first = self._collector.collect(self.policy, config.episodes)
         shown = first if demonstrations is None else Episodes.join([first, demonstrations])
-        for network in (self._gate, self._value_r, self._value_c, self._lagged):
+        self._networks = (self._gate, self._value_r, self._value_c, self._lagged, self._averaged)
+        for network in self._networks:
             network.standardise.fit(torch.from_numpy(shown.observations))
 
     def _alpha(self, iteration: int) -> float:
@@ -262,9 +269,8 @@ class PCL:
         for adam in (self._gate_adam, self._value_adam):
             torch.nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], config.clip)
             adam.step()
-        with torch.no_grad():
-            for slow, fast in zip(self._lagged.parameters(), self._value_r.parameters(), strict=True):
-                slow.lerp_(fast, 1 - config.lag)
+        _follow(self._lagged, self._value_r, config.lag)
+        _follow(self._averaged, self._gate, config.averaging)
         return numbers
 
     def _loss(self, episodes: Episodes, alpha: float, current: bool) -> tuple[Tensor, Tensor, float]:
@@ -310,7 +316,7 @@ class PCL:
         assert self.policy is not None
         return {
             "config": {k: v for k, v in asdict(self.config).items() if k != "iterations"},
-            "networks": [n.state_dict() for n in (self._gate, self._value_r, self._value_c, self._lagged)],
+            "networks": [network.state_dict() for network in self._networks],
             "adam": [self._gate_adam.state_dict(), self._value_adam.state_dict()],
             "multiplier": self._multiplier.state(),
             "replay": [asdict(part) for part in self._replay.parts],
@@ -320,8 +326,7 @@ class PCL:
 
     def _restore(self, state: dict[str, Any]) -> None:
         assert self.policy is not None
-        networks = (self._gate, self._value_r, self._value_c, self._lagged)
-        for network, weights in zip(networks, state["networks"], strict=True):
+        for network, weights in zip(self._networks, state["networks"], strict=True):
             network.load_state_dict(weights)
         for adam, numbers in zip((self._gate_adam, self._value_adam), state["adam"], strict=True):
             adam.load_state_dict(numbers)
@@ -330,6 +335,13 @@ class PCL:
         if isinstance(self._texts, RememberedTexts):
             self._texts.memory.restore(state["memory"])
         self._generator.bit_generator.state, self.policy.generator.bit_generator.state = state["generators"]
+
+
+@torch.no_grad()
+def _follow(slow: torch.nn.Module, fast: torch.nn.Module, decay: float) -> None:
+    """Move the weights of `slow` towards those of `fast`."""
+    for average, new in zip(slow.parameters(), fast.parameters(), strict=True):
+        average.lerp_(new, 1 - decay)
 
 
 def describe(env: VectorEnv) -> tuple[Layout, tuple[Any, ...], bool]:

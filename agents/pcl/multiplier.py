@@ -20,8 +20,8 @@ class Multiplier:
         limits: (points,) the grid, rising, in the observation's unit (a share in [0, 1]).
         step: lambda's move per unit of violation (the integral gain).
         proportional, derivative: gains on the violation itself and on its rise.
-        largest: clamp.
-        initial: where every point starts; near 0, since a high start teaches the gate to never ask.
+        least, largest: clamps. A price above 0 tells good calls from wasted ones even where the limit does not bind.
+        initial: where every point starts, if above `least`; near 0, since a high start teaches the gate to never ask.
     """
 
     def __init__(
@@ -30,14 +30,16 @@ class Multiplier:
         step: float = 0.05,
         proportional: float = 0.0,
         derivative: float = 0.0,
+        least: float = 0.0,
         largest: float = 5.0,
         initial: float = 0.0,
     ) -> None:
         self.limits = np.asarray(limits, np.float64)
         if self.limits.ndim != 1 or not len(self.limits) or np.any(np.diff(self.limits) <= 0):
             raise ValueError(f"Expected a rising grid of limits, got {limits!r}.")
-        self.step, self.proportional, self.derivative, self.largest = step, proportional, derivative, largest
-        self.integral = np.full(len(self.limits), float(initial))
+        self.step, self.proportional, self.derivative = step, proportional, derivative
+        self.least, self.largest = least, largest
+        self.integral = np.full(len(self.limits), max(float(initial), least))
         self.previous = np.zeros(len(self.limits))
         self.value = self.integral.copy()
 
@@ -70,10 +72,10 @@ class Multiplier:
         mean = np.where(seen, weights.T @ violation[bound] / np.maximum(mass, 1e-9), 0.0)
         # A point with little evidence moves little: its mean is noise.
         trust = np.minimum(mass / np.maximum(mass[seen].mean(), 1e-9), 1.0)
-        self.integral = np.clip(self.integral + self.step * trust * mean, 0.0, self.largest)
+        self.integral = np.clip(self.integral + self.step * trust * mean, self.least, self.largest)
         rise = np.maximum(mean - self.previous, 0.0)
         extra = self.proportional * mean + self.derivative * rise
-        self.value = np.where(seen, np.clip(self.integral + extra, 0.0, self.largest), self.value)
+        self.value = np.where(seen, np.clip(self.integral + extra, self.least, self.largest), self.value)
         self.previous = np.where(seen, mean, self.previous)
 
     def numbers(self) -> dict[str, float]:

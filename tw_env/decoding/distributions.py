@@ -25,15 +25,13 @@ def student_view(logits: Tensor, top_k: int) -> Tensor:
         (rows, 1 + top_k + 3): likeliest token, top log-probabilities in falling order, entropy, margin between the best
         two, surprise -log p of the token (all nats).
     """
-    top, index = logits.topk(min(top_k, logits.shape[-1]))
-    best = top[:, :1]
-    shifted = (logits - best).clamp_(min=-1e4)  # logits of -inf would turn 0 log 0 into nan
-    weights = shifted.exp()
-    total = weights.sum(-1, keepdim=True)
-    log_total = total.log()
-    # H = log Z - E[logit], for logits shifted by their maximum; no normalised copy of the vocabulary is made.
-    entropy = log_total - torch.linalg.vecdot(weights, shifted)[:, None] / total
-    return _columns(index[:, :1], top - best - log_total, entropy, log_total, top_k)
+    probs = logits.softmax(-1)
+    top, index = probs.topk(min(top_k, logits.shape[-1]))
+    logprobs, token = top.log(), index[:, :1]
+    # H = log Z - E[logit], without a normalised copy of the vocabulary; clamped, since 0 * -inf would be nan.
+    log_total = logits.gather(1, token) - logprobs[:, :1]
+    entropy = log_total - torch.linalg.vecdot(probs, logits.clamp(min=-1e30))[:, None]
+    return _columns(token, logprobs, entropy.clamp_(min=0.0), -logprobs[:, :1], top_k)
 
 
 def sampled_view(logits: Tensor, top_k: int, uniforms: NDArray[np.float64]) -> tuple[Tensor, Tensor]:

@@ -135,15 +135,17 @@ class LiveTexts:
 
     def _catch_up(self, reader: Reader, rows: IntArray | None) -> Caught:
         """Feed a model what it has not read of these rows (None: all)."""
+        at = slice(None) if rows is None else rows  # a slice copies nothing
         selected = self._all if rows is None else rows
-        fresh, prompts = reader.prompt_unread[selected], None
+        fresh, prompts = reader.prompt_unread[at], None
         if fresh.any():
+            fresh = fresh.copy()
             stale = selected[fresh]
             prompts = reader.session.reset(stale, [self._prompts[row] for row in stale])
             reader.last[torch.from_numpy(stale)] = prompts
             reader.prompt_unread[stale] = False
-        first = reader.session.lengths[selected] - self.prompt_length[selected]  # text tokens read before
-        counts = self.length[selected] - first
+        first = reader.session.lengths[at] - self.prompt_length[at]  # text tokens read before
+        counts = self.length[at] - first
         width = int(counts.max(initial=0))
         if width == 0:
             return Caught(None, counts, fresh, prompts)
@@ -156,6 +158,9 @@ class LiveTexts:
         hidden = reader.session.append(rows, tokens, None if whole else counts)
         if whole and rows is None:
             reader.last = hidden[:, -1]
+        elif rows is None and width == 1:
+            new = torch.from_numpy(counts).to(hidden.device, torch.bool)[:, None]
+            reader.last = torch.where(new, hidden[:, 0], reader.last)
         else:
             read = np.flatnonzero(counts)
             reader.last[torch.from_numpy(selected[read])] = hidden[
@@ -185,7 +190,10 @@ class LiveTexts:
             self.hidden[selected] = last.float().cpu().numpy()
 
     def _show(self, rows: IntArray, view: NDArray[np.floating]) -> None:
-        self.view[rows] = view
+        if len(rows) == self.rows:  # all of them, in order
+            self.view = np.asarray(view, np.float32)
+        else:
+            self.view[rows] = view
         at = (rows, self.length[rows])
         self.proposal[at] = view[:, 0]
         self.surprise[at] = view[:, -1]

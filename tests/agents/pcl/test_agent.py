@@ -33,7 +33,7 @@ def test_it_finds_the_constrained_optimum_of_a_bandit(limit: float) -> None:
     alpha = 0.1
     config = PCLConfig(
         iterations=150, episodes=128, updates=4, batch=128, alpha=alpha, alpha_final=alpha, gate_lr=5e-3, value_lr=5e-3,
-        width=32, limit=limit, multiplier_step=0.1, path_lengths=(1,), initial_rate=0.3,
+        width=32, limit=limit, multiplier_step=0.1, multiplier_least=0.0, path_lengths=(1,), initial_rate=0.3,
     )  # fmt: skip
     got = play(PCL(config).learn(Bandit()))
     prices = np.linspace(-1, 2, 3001)

@@ -1,0 +1,161 @@
+"""Saved policies on held-out prompts, under rules in words.
+
+python -m scripts.evaluate --policy runs/gate/policy --rule "ask for at most 10% of the tokens"
+python -m scripts.evaluate --policy runs/gate/policy runs/other/policy --rule never "every fifth token at most"
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+import tw_env
+from agents.baselines.ppo_lagrangian import Actor
+from agents.evaluation import Ends, Row, make_row, play, play_ends
+from agents.recording import Recorded
+from tw_env import policies
+from tw_env.policies import CONFIG, Policy
+from tw_env.rules import parse
+
+OF_OTHERS = {Actor.kind: Actor}  # kinds of policies that need more than the package
+SHOWN = ("policy", "rule", "calls/token", "quality", "recovered", "95% interval", "within rule", "ms/output")
+
+
+@dataclass
+class Options:
+    """Evaluate saved policies."""
+
+    policy: tuple[str, ...]
+    """Folders of saved policies, or names of shipped ones."""
+    rule: tuple[str, ...] = ("ask the teacher for at most 10% of the tokens",)
+    """Rules in words."""
+    task: Literal["pronounce", "text"] = "pronounce"
+    """Which task."""
+    split: str = "test"
+    """Part of the data."""
+    prompts: int | None = None
+    """Only the first so many prompts; None takes all."""
+    accept: str = "exact"
+    """Which pending tokens VERIFY keeps: exact, probability:P or distance:D."""
+    hard: bool = False
+    """Mask calls that the rule can't afford."""
+    sampled: bool = False
+    """Draw actions, as policies need whose rule is kept by chance (PPO-Lagrangian); else the likeliest, or the cut."""
+    seed: int = 0
+    """Seed of play."""
+    student: str | None = None
+    """Folder or hub id of the student; None takes the pair that ships."""
+    teacher: str | None = None
+    """Folder or hub id of the teacher."""
+    data: str | None = None
+    """For the text task: JSONL with `prompt` and `reference`, or a `datasets` name; None takes the sample."""
+    metric: str = "exact"
+    """For the text task: chrf, bleu, rougeL, exact or edit."""
+    latency: str | None = None
+    """JSON file with a latency table; None takes the table of the pair that ships, if it plays."""
+    out: Path | None = None
+    """JSON file for the rows; None only prints."""
+    rows: int = 512
+    """Rows of the batched game."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 0
+    """Torch's threads; 0 leaves the default."""
+
+
+def read_policy(name: str) -> Policy:
+    """A saved or shipped policy, of whatever kind.
+
+    Raises:
+        FileNotFoundError, ValueError: see `tw_env.policies.load`.
+    """
+    path = Path(name) / CONFIG
+    if path.is_file():
+        record = json.loads(path.read_text())
+        if record.get("kind") in OF_OTHERS:
+            return OF_OTHERS[record["kind"]].restore(record, Path(name))
+    return policies.load(name)
+
+
+def environment(options: Options, policy: Policy) -> Recorded:
+    """The game that the policy plays, with the observations that it was made for."""
+    layout, id_ = policy.layout, "Pronounce" if options.task == "pronounce" else "Text"
+    settings: dict[str, Any] = {
+        "actions": "/".join(action.name for action in policy.actions),
+        "hidden": "hidden" in layout,
+        "top_k": layout["top_logprobs"].stop - layout["top_logprobs"].start,
+    }
+    for name in ("student", "teacher", "data", "latency"):
+        if (value := getattr(options, name)) is not None:
+            settings[name] = value
+    if options.task == "text":
+        settings["metric"] = options.metric
+    return Recorded(
+        tw_env.make_vec(
+            f"{tw_env.__name__}/{id_}Verify-v0", options.rows, split=options.split, limit=options.prompts,
+            accept=options.accept, hard=options.hard, device=options.device, reward="quality", **settings,
+        )
+    )  # fmt: skip
+
+
+def evaluate(options: Options) -> list[Row]:
+    """A row for each policy and rule."""
+    for rule in options.rule:
+        parse(rule)  # a rule that can't be read is refused before anything is loaded
+    loaded = [(name, read_policy(name)) for name in options.policy]
+    rows: list[Row] = []
+    ends: Ends | None = None
+    with tqdm(total=len(loaded) * len(options.rule), unit="rule", desc="held-out prompts") as bar:
+        for name, policy in loaded:
+            env = environment(options, policy)
+            prompts = np.arange(len(env.task.prompts))
+            ends = play_ends(env.env, prompts) if ends is None else ends
+            for rule in options.rule:
+                played = play(env, policy, prompts, rule, options.seed, not options.sampled)
+                kind = "learned" if hasattr(policy, "network") else "heuristic"
+                rows.append(make_row(env, played, ends, rule, agent=name, kind=kind, seed=options.seed))
+                bar.update(1)
+    return rows
+
+
+def lines(rows: list[Row]) -> list[tuple[str, ...]]:
+    """The table's cells, its head first."""
+    table = [SHOWN]
+    for row in rows:
+        gap, low, high = (row["recovered_gap" + end] for end in ("", "_low", "_high"))
+        table.append((
+            row["agent"], row["rule"], f"{row['calls_per_token']:.3f}", f"{row['quality']:.3f}",
+            "-" if gap is None else f"{gap:.0%}", "-" if low is None else f"{low:.0%} to {high:.0%}",
+            f"{row['within_rule']:.0%}", "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}",
+        ))  # fmt: skip
+    return table
+
+
+def main(options: Options) -> None:
+    """Evaluate, print, write."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows = evaluate(options)
+    first = rows[0]
+    print(
+        f"{first['prompts']} prompts; quality of the student alone {first['student_quality']:.3f}, of the teacher "
+        f"alone {first['teacher_quality']:.3f}"
+    )
+    table = lines(rows)
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(SHOWN))]
+    for cells in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,39 @@
+"""The latency table: sensible numbers for a pair, an exact fit, and sizes that can't be timed refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_pair
+from tw_env.costs import LatencyTable
+from tw_env.decoding.latency import _fit, measure
+
+
+def test_a_pair_is_measured(tmp_path) -> None:
+    table = measure(tiny_pair(), prompt=4, unread=(1, 8), rounds=3)
+    assert 0 < table.student_ms < 1000
+    assert 0 < table.teacher_ms < 1000
+    assert table.teacher_ms_per_token >= 0
+    table.save(tmp_path / "latency.json")
+    assert LatencyTable.load(tmp_path / "latency.json") == table
+
+
+def test_the_line_goes_through_exact_points_and_never_falls() -> None:
+    sizes = np.array([1.0, 2.0, 4.0, 8.0])
+    slope, first = _fit(sizes, 5.0 + 0.25 * (sizes - 1))
+    assert (slope, first) == (pytest.approx(0.25), pytest.approx(5.0))
+    slope, first = _fit(sizes, 5.0 - 0.25 * (sizes - 1))
+    assert slope == 0.0
+    assert first == pytest.approx((5.0 - 0.25 * (sizes - 1)).mean())
+
+
+@pytest.mark.parametrize("unread", [(1,), (0, 2), (3, 3)])
+def test_too_few_sizes_are_refused(unread: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least two different numbers of unread tokens"):
+        measure(tiny_pair(), unread=unread)
+
+
+def test_texts_longer_than_the_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="Expected at most 64 tokens"):
+        measure(tiny_pair(), prompt=60, unread=(1, 8))

@@ -1,0 +1,58 @@
+"""Saved policies of any kind are judged under rules in words; bad rules and names are refused before anything loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.baselines.ppo_lagrangian import PPOLagrangian, PPOLagrangianConfig
+from scripts.evaluate import Options, main
+from tests.agents.small import PROMPTS
+from tests.letters import names_of
+from tests.tiny import tiny_pair
+from tw_env.actions import Action
+from tw_env.policies import ScoreThreshold
+from tw_env.policies.cuts import CutTable
+from tw_env.rules import RuleError
+from tw_env.vector_env import AssistedDecodingVectorEnv
+
+RULES = ("ask for at most 10% of the tokens", "never")
+
+
+def saved(tmp_path: Path, data: Path, pair: dict[str, str]) -> tuple[str, str]:
+    """Folders of a threshold and of a policy that stable-baselines3 trained."""
+    env = AssistedDecodingVectorEnv(
+        16, task="text", data=str(data), actions="SELF/ASK", hidden=True, top_k=3, reward="quality", rule="sample",
+        **pair,
+    )  # fmt: skip
+    ScoreThreshold(env.layout, env.game.spec.actions, "p_max", CutTable(default=0.5), Action.ASK).save(tmp_path / "one")
+    PPOLagrangian(PPOLagrangianConfig(steps=128, rollout=8, width=8)).learn(env).save(tmp_path / "two")
+    return str(tmp_path / "one"), str(tmp_path / "two")
+
+
+def test_a_row_for_each_policy_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, pair = tmp_path / "letters.jsonl", names_of(tiny_pair())
+    data.write_text("\n".join(json.dumps({"prompt": p, "reference": "a " + p}) for p in PROMPTS))
+    options = Options(
+        policy=saved(tmp_path, data, pair), rule=RULES, task="text", data=str(data), metric="edit", prompts=30, rows=8,
+        out=tmp_path / "rows.json", **pair,
+    )  # fmt: skip
+    main(options)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["agent"], row["rule"]) for row in rows] == [(p, r) for p in options.policy for r in RULES]
+    assert [row["kind"] for row in rows] == ["heuristic", "heuristic", "learned", "learned"]
+    assert [row["calls_per_token"] for row in rows if row["rule"] == "never"] == [0.0, 0.0]
+    assert rows[0]["calls_per_token"] > 0
+    assert {row["actions"] for row in rows} == {"SELF/ASK"}
+    shown = capsys.readouterr().out
+    assert "30 prompts" in shown
+    assert all(rule in shown for rule in RULES)
+
+
+def test_bad_rules_and_names_are_refused_early() -> None:
+    with pytest.raises(RuleError, match="lower"):
+        main(Options(policy=("nowhere",), rule=("ask at least three times",)))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        main(Options(policy=("nowhere",)))
