@@ -8,14 +8,13 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from agents.baselines.calibration import CalibrationConfig, calibrate
+from agents.baselines.calibration import CalibrationConfig
+from agents.baselines.heuristic import Heuristic
 from agents.baselines.oracles import Oracle
 from agents.baselines.ppo_lagrangian import PPOLagrangian, PPOLagrangianConfig
-from agents.pcl import PCLConfig
 from agents.pcl.recipe import Recipe, train_pcl
 from agents.rollout import Predicts
-from tw_env.policies import ScoreThreshold, speculative, student_alone, teacher_alone
-from tw_env.policies.cuts import CutTable
+from tw_env.policies import speculative, student_alone, teacher_alone
 
 ASKING, VERIFYING = "SELF/ASK", "SELF/ASK/VERIFY"
 GAMES = (ASKING, VERIFYING)
@@ -51,7 +50,7 @@ class Arena:
 class Effort:
     """How much each agent may learn and calibrate; the same for all games."""
 
-    recipe: Recipe = field(default_factory=lambda: Recipe(pcl=PCLConfig(iterations=600)))
+    recipe: Recipe = field(default_factory=Recipe)
     """Of constrained PCL."""
     ppo: PPOLagrangianConfig = field(default_factory=PPOLagrangianConfig)
     """Of PPO-Lagrangian."""
@@ -104,12 +103,9 @@ def _speculative(draft: int | None, arena: Arena, seed: int, effort: Effort, pro
 
 
 def _threshold(score: str, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
-    """Calls, by the game's strongest call, where the score lies above the cut that keeps the rule."""
-    layout, actions = arena.train.layout, arena.train.game.spec.actions
-    policy = ScoreThreshold(layout, actions, score, CutTable(), actions[-1])
+    """Calls, by the last call of the game's action set, where the score lies above the cut that keeps the rule."""
     rounds = effort.calibration.rounds
-    calibrate(policy, arena.train, effort.calibration, lambda done: progress(done / rounds))
-    return policy
+    return Heuristic(score, config=effort.calibration).learn(arena.train, lambda done: progress(done / rounds))
 
 
 def _oracle(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:

@@ -62,13 +62,12 @@ def main(options: Options) -> None:
     """Measure and print."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    models = {"student": options.student, "teacher": options.teacher}
-    pair = load_models(Settings(task="text", device=options.device, **models))
+    pair = load_models(Settings(student=options.student, teacher=options.teacher, device=options.device))
     table = measure(pair)
     env = tw_env.make_vec(
         f"{tw_env.__name__}/TextVerify-v0", options.rows, data=options.data, split=options.split, metric=options.metric,
         limit=options.prompts, max_new_tokens=options.max_new_tokens, latency=table, reward="quality",
-        device=options.device, **models,
+        device=options.device, student=options.student, teacher=options.teacher,
     )  # fmt: skip
     found = assess(Recorded(env), np.arange(len(env.task.prompts)), options.points)
     print_table(found, table, options.metric)

@@ -89,7 +89,7 @@ class Options:
         small = replace(pcl, episodes=128, batch=128, updates=2)
         return Effort(
             recipe=Recipe(pcl=small, demonstrations=1000, calibration=cuts),
-            ppo=PPOLagrangianConfig(steps=20_000),
+            ppo=PPOLagrangianConfig(steps=10_000),
             calibration=cuts,
         )
 

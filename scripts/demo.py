@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 import tyro
@@ -33,7 +32,7 @@ from agents.recording import Recorded
 from agents.rollout import Predicts
 from scripts import pictures
 from scripts.demo_text import INTRODUCTION, MADE_BY, print_table, where_to_look
-from scripts.examples import Example, Group, choose_groups, write
+from scripts.examples import Example, Group, choose_groups, collect, columns_of, one_row
 from scripts.page import Page
 from scripts.progress import Advance, Stages
 from tw_env.rules import Constraint
@@ -210,22 +209,11 @@ class Demo:
 
     def examples(self, results: Sequence[Result]) -> list[tuple[Group, list[Example]]]:
         """Words of every kind, written again one by one to see who wrote each token."""
-        student, teacher, gate = results[0], results[1], results[-1].policy
+        gate = results[-1].policy
         qualities = [r.quality for rule in SHOWN for r in results if r.policy is gate and r.rule == rule]
-        settings: dict[str, Any] = {"split": "test", "limit": len(self.words), "actions": VERIFYING, **ENVIRONMENT}
-        game: Any = gymnasium.make(GAME, **settings).unwrapped
-        columns: list[tuple[str, Predicts, str | Constraint]] = [
-            ("student alone", student.policy, NEVER),
-            *((rule, gate, rule) for rule in SHOWN),
-            ("teacher alone", teacher.policy, FREE),
-        ]
-
-        def example(prompt: int) -> Example:
-            played = [write(game, policy, prompt, rule, title) for title, policy, rule in columns]
-            return Example(game.task.words[prompt], game.task.references[prompt], played)
-
-        groups = choose_groups(student.quality, teacher.quality, qualities, count=5)
-        return [(group, [example(prompt) for prompt in group.prompts.tolist()]) for group in groups]
+        groups = choose_groups(results[0].quality, results[1].quality, qualities, count=5)
+        game = one_row(self.arena.test.env)
+        return collect(game, columns_of(game, gate, SHOWN), groups)
 
     def show(self, rows: Sequence[Row], examples: Sequence[tuple[Group, list[Example]]]) -> None:
         """Write rows, picture and page."""

@@ -127,7 +127,7 @@ def evaluate(options: Options) -> list[Row]:
 
 def lines(rows: list[Row]) -> list[tuple[str, ...]]:
     """The table's cells, its head first."""
-    table = [SHOWN]
+    table: list[tuple[str, ...]] = [SHOWN]
     for row in rows:
         gap, low, high = (row["recovered_gap" + end] for end in ("", "_low", "_high"))
         table.append((

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.evaluation import FREE, NEVER
 from agents.rollout import Predicts
 from tw_env.actions import Writer
 from tw_env.env import AssistedDecodingEnv
+from tw_env.policies import student_alone, teacher_alone
 from tw_env.render import pieces
 from tw_env.rules import Constraint
+from tw_env.vector_env import AssistedDecodingVectorEnv
 
 
 class Ink(Enum):
@@ -96,6 +99,43 @@ def _pieces(
         ink = _INKS[Writer(int(env.game.writer[0, place]))]
         shown.append(Piece(text, ink, token in ends, "" if other == token else name))
     return shown
+
+
+@dataclass(frozen=True)
+class Column:
+    """What plays under which rule, beneath which title."""
+
+    title: str
+    policy: Predicts
+    rule: str | Constraint
+
+
+def columns_of(env: AssistedDecodingEnv, policy: Predicts, rules: Sequence[str]) -> list[Column]:
+    """A policy under rising limits, between the student alone and the teacher alone."""
+    frame = env.layout, env.game.spec.actions
+    return [
+        Column("student alone", student_alone(*frame), NEVER),
+        *(Column(rule, policy, rule) for rule in rules),
+        Column("teacher alone", teacher_alone(*frame), FREE),
+    ]
+
+
+def collect(
+    env: AssistedDecodingEnv, columns: Sequence[Column], groups: Sequence[Group]
+) -> list[tuple[Group, list[Example]]]:
+    """The groups' prompts, written by every column."""
+    names = getattr(env.task, "words", env.task.prompts)
+
+    def example(prompt: int) -> Example:
+        written = [write(env, column.policy, prompt, column.rule, column.title) for column in columns]
+        return Example(names[prompt], list(env.task.references[prompt]), written)
+
+    return [(group, [example(prompt) for prompt in group.prompts.tolist()]) for group in groups]
+
+
+def one_row(env: AssistedDecodingVectorEnv) -> AssistedDecodingEnv:
+    """The same game with a single row; it remembers the same prefixes."""
+    return AssistedDecodingEnv(**{f.name: getattr(env.settings, f.name) for f in fields(env.settings)})
 
 
 # ---- which texts to show -------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ class Stages:
 
     def _bar(self, name: str, total: float, position: int) -> tqdm[None]:
         shape = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, {remaining} left"
-        return tqdm(total=total, desc=name.ljust(self._width), bar_format=shape, position=position)
+        # smoothing=0: the time left follows the mean speed, since stages differ in how they move
+        return tqdm(total=total, desc=name.ljust(self._width), bar_format=shape, position=position, smoothing=0)
 
     @contextmanager
     def stage(self, name: str, total: float) -> Iterator[Advance]:

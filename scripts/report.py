@@ -10,11 +10,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from scripts import pictures
+from agents.evaluation import play, play_ends
+from scripts import evaluate, pictures
+from scripts.examples import Example, Group, choose_groups, collect, columns_of, one_row
 from scripts.page import Page
 from scripts.rows import Row
 
@@ -35,6 +39,16 @@ class Options:
     """Folder of the page and the pictures; what it holds under their names is replaced."""
     runs: Path | None = None
     """Folder with training runs, searched for log.jsonl, for learning curves."""
+    policy: str | None = None
+    """Folder of a saved policy, or name of a shipped one, to show texts token by token."""
+    task: Literal["pronounce", "text"] = "pronounce"
+    """Task of those texts."""
+    data: str | None = None
+    """For the text task: JSONL with `prompt` and `reference`, or a `datasets` name."""
+    rules: tuple[str, ...] = tuple(f"ask the teacher for at most {limit}% of the tokens" for limit in (5, 10, 20))
+    """Rules of those texts, from tight to loose."""
+    prompts: int = 1000
+    """Held-out prompts among which those texts are looked for."""
     title: str = "When should a small model ask a big one?"
     """Headline of the page."""
 
@@ -73,6 +87,21 @@ def read_runs(folder: Path | None) -> dict[str, pictures.Curves]:
     return {str(log.parent.relative_to(folder)): pictures.read_curves(log) for log in logs}
 
 
+def token_by_token(options: Options) -> list[tuple[Group, list[Example]]]:
+    """Texts of the policy beside those of student and teacher; none without a policy."""
+    if options.policy is None:
+        return []
+    policy = evaluate.read_policy(options.policy)
+    asked = evaluate.Options((options.policy,), task=options.task, data=options.data, prompts=options.prompts, rows=128)
+    env = evaluate.environment(asked, policy)
+    prompts = np.arange(len(env.task.prompts))
+    ends = play_ends(env.env, prompts)
+    qualities = [play(env, policy, prompts, rule).outcomes.quality for rule in options.rules]
+    game = one_row(env.env)
+    groups = choose_groups(ends.student, ends.teacher, qualities, count=5)
+    return collect(game, columns_of(game, policy, options.rules), groups)
+
+
 def introduction(rows: Sequence[Row]) -> list[str]:
     """What was measured, in a sentence."""
     tasks = ", ".join(dict.fromkeys(str(row["task"]) for row in rows))
@@ -95,7 +124,14 @@ def main(options: Options) -> None:
     for name, figure in drawn.items():
         (options.out / f"{name}.png").write_bytes(pictures.png(figure))
     command = f"python -m scripts.report --rows {options.rows} --out {options.out}"
-    page = Page(rows, title=options.title, introduction=introduction(rows), curves=curves, made_by=command)
+    page = Page(
+        rows,
+        title=options.title,
+        introduction=introduction(rows),
+        examples=token_by_token(options),
+        curves=curves,
+        made_by=command,
+    )
     (options.out / "page.html").write_text(page.html(), encoding="utf-8")
     print(f"written to {options.out}: page.html, {', '.join(f'{name}.png' for name in drawn)}")
 

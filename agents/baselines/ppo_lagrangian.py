@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
+from agents.base import Agent
 from agents.baselines.lagrangian import MovePrice, Priced
 from agents.pcl.multiplier import Multiplier
 from tw_env.actions import Action
@@ -36,8 +38,8 @@ Log = Callable[[int, dict[str, float]], object]
 class PPOLagrangianConfig:
     """PPO's settings and the multiplier's."""
 
-    steps: int = 2_500_000
-    """Environment steps (tokens) in all."""
+    steps: int = 1_500_000
+    """Environment steps in all; about as many as constrained PCL takes in its 400 rounds."""
     rollout: int = 16
     """Steps of every row between updates."""
     batch: int = 2048
@@ -62,7 +64,7 @@ class PPOLagrangianConfig:
     """Seed of the environment, of play, of batches and of the initial weights."""
 
 
-class PPOLagrangian:
+class PPOLagrangian(Agent):
     """Learns an actor for every rule at once.
 
     Example:
@@ -95,34 +97,18 @@ class PPOLagrangian:
             )  # fmt: skip
             with torch.no_grad():  # as many calls as the rules allow, every kind alike
                 odds = np.log(config.initial_rate / (1 - config.initial_rate) / (len(actions) - 1))
-                model.policy.action_net.bias[1:] = float(odds)
+                actor = model.policy
+                cast(torch.nn.Linear, actor.action_net).bias[1:] = float(odds)
             model.learn(config.steps, callback=MovePrice(priced, log))
-        statistics = normalised.obs_rms
+        statistics = cast(RunningMeanStd, normalised.obs_rms)
         mean = statistics.mean.astype(np.float32)
         scale = np.sqrt(statistics.var + normalised.epsilon).astype(np.float32)
-        self.policy = Actor(layout, actions, model.policy.eval(), mean, scale, config.width)
+        self.policy = Actor(layout, actions, actor.eval(), mean, scale, config.width)
         return self
 
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """As stable-baselines3's; see `tw_env.policies.policy.Policy.predict`."""
-        return self._learned().predict(*args, **kwargs)
-
-    def seed(self, seed: int) -> None:
-        """Restart the random numbers of play."""
-        self._learned().seed(seed)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the learned policy: `policy.json`, and weights as safetensors."""
-        self._learned().save(folder)
-
-    def _learned(self) -> Actor:
-        if self.policy is None:
-            raise RuntimeError("Expected learn() or load() before this.")
-        return self.policy
-
-    @classmethod
-    def load(cls, folder: str | Path) -> PPOLagrangian:
-        """An agent that plays a saved policy.
+    @staticmethod
+    def restore(folder: str | Path) -> Actor:
+        """Read a saved policy.
 
         Raises:
             ValueError: a policy of another kind.
@@ -130,9 +116,7 @@ class PPOLagrangian:
         record = json.loads((Path(folder) / CONFIG).read_text())
         if record.get("kind") != Actor.kind:
             raise ValueError(f"Expected a policy of kind {Actor.kind!r} in {folder}, got {record.get('kind')!r}.")
-        agent = cls()
-        agent.policy = Actor.restore(record, Path(folder))
-        return agent
+        return Actor.restore(record, Path(folder))
 
 
 class Actor(Policy):

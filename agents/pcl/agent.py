@@ -19,6 +19,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.base import Agent
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.pcl import losses
 from agents.pcl.multiplier import Multiplier
@@ -38,13 +39,13 @@ ONLY_LIMIT = 0.5  # stands for the one limit of environments whose observations 
 class PCLConfig:
     """How the gate is trained."""
 
-    iterations: int = 600
+    iterations: int = 400
     """Rounds of play, multiplier move and updates."""
     episodes: int = 512
     """On-policy episodes a round."""
-    updates: int = 4
+    updates: int = 8
     """Gradient steps a round."""
-    batch: int = 512
+    batch: int = 256
     """Episodes a gradient step."""
     replayed: float = 0.5
     """Share of each batch that comes from replay (off-policy), once there is any."""
@@ -54,9 +55,9 @@ class PCLConfig:
     """Episodes kept for replay."""
     path_lengths: tuple[int, ...] = (0,)
     """Segment lengths d of the residuals, several at once; 0 goes to the episode's end."""
-    alpha: float = 0.03
+    alpha: float = 0.01
     """Entropy weight at the start, in the reward's unit."""
-    alpha_final: float = 0.01
+    alpha_final: float = 0.003
     """Entropy weight at the end; it falls geometrically."""
     gate_lr: float = 1e-3
     """Adam's step size for the gate; it falls to a tenth."""
@@ -74,7 +75,7 @@ class PCLConfig:
     """The limit on E[sum of costs] in environments whose observations name no rule."""
     multiplier_step: float = 0.02
     """Move of lambda per unit of violation (integral gain)."""
-    multiplier_least: float = 0.05
+    multiplier_least: float = 0.03
     """Least lambda of a limited rule: where a limit hardly binds, wasted calls would cost nothing otherwise."""
     multiplier_proportional: float = 0.0
     """PID: proportional gain."""
@@ -92,7 +93,7 @@ class PCLConfig:
     """Seed of the environment, of play, of batches and of the initial weights."""
 
 
-class PCL:
+class PCL(Agent):
     """Learns a gate for a vector environment with Discrete actions and `info["cost"]`.
 
     Example:
@@ -105,8 +106,6 @@ class PCL:
     def __init__(self, config: PCLConfig | None = None) -> None:
         self.config = PCLConfig() if config is None else config
         self.policy: Gate | None = None
-
-    # ---- the four verbs ----------------------------------------------------------------------------------------
 
     def learn(
         self,
@@ -141,29 +140,6 @@ class PCL:
         self.policy.temperature = self._alpha(self.config.iterations)
         return self
 
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """As stable-baselines3's; see `tw_env.policies.policy.Policy.predict`."""
-        if self.policy is None:
-            raise RuntimeError("Expected learn() or load() before predict().")
-        return self.policy.predict(*args, **kwargs)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the learned policy; `tw_env.policies.load` reads it without this package."""
-        if self.policy is None:
-            raise RuntimeError("Expected learn() before save().")
-        self.policy.save(folder)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> PCL:
-        """An agent that plays a saved policy."""
-        from tw_env.policies import load
-
-        agent, policy = cls(), load(folder)
-        if not isinstance(policy, Gate):
-            raise ValueError(f"Expected a gate in {folder}, got a {policy.kind} policy.")
-        agent.policy = policy
-        return agent
-
     # ---- set-up ------------------------------------------------------------------------------------------------
 
     def _prepare(self, env: VectorEnv, demonstrations: Episodes | None) -> None:
@@ -190,8 +166,11 @@ class PCL:
         self._value_adam = torch.optim.Adam([*self._value_r.parameters(), *self._value_c.parameters()], config.value_lr)
         self._multiplier = Multiplier(
             np.array(config.limits if "limit" in self._layout else (ONLY_LIMIT,)),
-            config.multiplier_step, config.multiplier_proportional, config.multiplier_derivative, config.multiplier_least,
-        )  # fmt: skip
+            step=config.multiplier_step,
+            proportional=config.multiplier_proportional,
+            derivative=config.multiplier_derivative,
+            least=config.multiplier_least,
+        )
         self._replay, self._demonstrations = Replay(config.capacity), demonstrations
         self._generator = np.random.default_rng(config.seed)
         self.policy = Gate(self._layout, actions, self._gate, config.alpha)

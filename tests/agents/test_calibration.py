@@ -15,7 +15,7 @@ from tw_env.policies import ScoreThreshold, load
 from tw_env.policies.cuts import CutTable
 from tw_env.rules import Constraint, Quantity
 
-CONFIG = CalibrationConfig(limits=(0.1, 0.3, 0.6), prompts=len(PROMPTS))
+CONFIG = CalibrationConfig(limits=(0.1, 0.3, 0.6), prompts=len(PROMPTS), rounds=9)
 ALL = np.arange(len(PROMPTS))
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from agents import field
+from agents.baselines.calibration import CalibrationConfig
+from agents.baselines.ppo_lagrangian import PPOLagrangianConfig
+from agents.pcl import PCLConfig
+from agents.pcl.recipe import Recipe
 from scripts import benchmark
 from scripts.benchmark import Options
 from tests.agents.small import PROMPTS
@@ -21,13 +25,24 @@ COLUMNS = (
 ).split()
 
 
+CUTS = CalibrationConfig(limits=(0.05, 0.2), prompts=40, rounds=4)
+EFFORT = field.Effort(
+    recipe=Recipe(
+        pcl=PCLConfig(iterations=2, episodes=32, batch=32, updates=1, width=16), demonstrations=60, calibration=CUTS
+    ),
+    ppo=PPOLagrangianConfig(steps=512, rollout=8, batch=128, epochs=1, width=16),
+    calibration=CUTS,
+)
+
+
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    monkeypatch.setattr(Options, "effort", EFFORT)
     data = tmp_path / "letters.jsonl"
     records = [{"prompt": words, "reference": "a c " + words} for words in PROMPTS]
     data.write_text("\n".join(json.dumps(record) for record in records))
     return Options(
-        out=tmp_path / "rows.json", task="text", quick=True, rows=32, prompts=60, iterations=2, threads=0,
+        out=tmp_path / "rows.json", task="text", quick=True, rows=32, prompts=60, threads=0,
         rules=("at most 10% of the tokens", benchmark.NEVER, benchmark.FREE), games=("SELF/ASK/VERIFY",),
         agents=("student", "teacher", "p-max", "speculative", "oracle"), data=str(data),
         **names_of(tiny_pair()),
@@ -110,3 +125,10 @@ def test_the_full_field_has_every_kind_and_unlike_names() -> None:
     names = [entry.name for entry in field.FIELD]
     assert len(set(names)) == len(names)
     assert {entry.kind for entry in field.FIELD} == set(field.Kind)
+
+
+def test_quick_is_small_and_rounds_can_be_chosen(tmp_path: Path) -> None:
+    quick, full = (Options(out=tmp_path / "x.json", quick=quick).effort for quick in (True, False))
+    assert quick.ppo.steps < full.ppo.steps / 50
+    assert quick.recipe.pcl.iterations < full.recipe.pcl.iterations / 10
+    assert Options(out=tmp_path / "x.json", iterations=7).effort.recipe.pcl.iterations == 7

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tw_env
+from agents.pcl.recipe import ENVIRONMENT
 from scripts import demo
 from scripts.progress import Stages
 from tw_env import policies, rules
@@ -37,7 +38,7 @@ def test_the_demo_writes_everything_it_promises(tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "PCL gate (learned)" in shown
     assert str(out / "page.html") in shown
-    env = tw_env.make_vec(demo.GAME, 1, split="test", limit=1, hidden=True)
+    env = tw_env.make_vec(demo.GAME, 1, split="test", limit=1, **ENVIRONMENT)
     observations, _ = env.reset(seed=0)
     action, _ = policies.load(out / "policy").predict(observations, deterministic=True)
     assert env.action_space.contains(np.asarray(action))

@@ -1,5 +1,6 @@
 """Replaying one text tells of every token who wrote it, kept it or took it back."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_verifying_at_the_end_writes_the_teachers_text_and_shows_what_was_droppe
 def test_dropped_tokens_stand_before_the_one_that_replaced_them(env: AssistedDecodingEnv) -> None:
     for prompt in range(len(PROMPTS)):
         pieces = write(env, made(env, speculative), prompt, FREELY, "speculative").pieces
-        for piece, following in zip(pieces, pieces[1:], strict=False):
+        for piece, following in pairwise(pieces):
             if piece.ink == Ink.DROPPED:
                 assert following.ink in (Ink.DROPPED, Ink.TEACHER)
         first = next((n for n, piece in enumerate(pieces) if piece.ink == Ink.DROPPED), None)

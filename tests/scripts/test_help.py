@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tyro
 
@@ -14,7 +16,7 @@ def test_help_is_complete(script, capsys: pytest.CaptureFixture[str]) -> None:
         tyro.cli(script.Options, description=script.__doc__, args=["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    source = open(script.__file__).read()
+    source = Path(script.__file__).read_text()
     for name in script.Options.__dataclass_fields__:
         assert "--" + name.replace("_", "-") in shown
         after = source.split(f"\n    {name}: ", 1)[1].split("\n", 2)[1]

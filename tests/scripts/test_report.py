@@ -10,7 +10,7 @@ import pytest
 
 from scripts import pictures, report
 from scripts.examples import Example, Group, Ink, Piece, Played
-from scripts.page import Page
+from scripts.page import Page, table
 from scripts.rows import by_rule, lines_of, rules_of
 
 
@@ -94,14 +94,15 @@ def test_the_page_needs_nothing_from_outside_and_escapes_what_it_is_given() -> N
 
 
 def test_the_table_marks_spending_above_the_rule_and_only_that() -> None:
-    page = Page(ROWS).html()
-    assert page.count("too many") == 1  # p-max spends 13% where 10% are allowed
+    assert table(ROWS, "SELF/ASK/VERIFY").count("too many") == 1  # p-max spends 13% where 10% are allowed
 
 
 def test_rows_without_a_gap_are_shown_as_a_dash() -> None:
-    page = Page([row("p-max", 0.1, 0.1, None)]).html()
-    assert "nan" not in page.split("<tbody>")[1]
-    assert "\N{EN DASH}" in page
+    rows = [row("p-max", 0.1, 0.1, None)]
+    assert pictures.frontier(rows).axes
+    shown = table(rows, "SELF/ASK/VERIFY")
+    assert "nan" not in shown
+    assert "\N{EN DASH}" in shown
 
 
 def test_the_report_writes_page_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,27 +17,38 @@ from tw_env.policies.cuts import CutTable
 from tw_env.policies.policy import FloatArray, IntArray, Observations, Policy, frame
 
 WEIGHTS = "policy.safetensors"
+FINENESS = 100.0  # the logarithmic scale begins at numbers of about a hundredth
 
 
 class Standardise(nn.Module):
-    """Shifts and scales observations (n, size) by the mean and deviation of those it was shown."""
+    """Observations (n, size) twice, (n, 2 size): as they are and on a logarithmic scale, both shifted and scaled.
+
+    Surprises of .01 and .1 nats call for different decisions under a loose rule, though both are small beside the
+    largest ones. The shift and the scale are those of the observations that it was shown.
+    """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("mean", torch.zeros(2 * inputs))
+        self.register_buffer("scale", torch.ones(2 * inputs))
 
     def fit(self, observations: Tensor) -> None:
         """Take mean and scale from observations (n, size); columns that hardly move keep the scale 1."""
-        deviation = observations.std(0)
-        self.mean.copy_(observations.mean(0))
+        both = _both_scales(observations)
+        deviation = both.std(0)
+        self.mean.copy_(both.mean(0))
         self.scale.copy_(torch.where(deviation > 1e-4, deviation, torch.ones_like(deviation)))
 
     def forward(self, observations: Tensor) -> Tensor:
-        return ((observations - self.mean) / self.scale).clamp(-10, 10)
+        return ((_both_scales(observations) - self.mean) / self.scale).clamp(-10, 10)
+
+
+def _both_scales(observations: Tensor) -> Tensor:
+    """(n, size) -> (n, 2 size); asinh is linear near 0 and a signed logarithm beyond."""
+    return torch.cat([observations, torch.asinh(FINENESS * observations)], dim=1)
 
 
 class ObservationNetwork(nn.Module):
@@ -47,7 +58,7 @@ class ObservationNetwork(nn.Module):
         super().__init__()
         self.width = width
         self.standardise = Standardise(inputs)
-        self.body = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.body = nn.Sequential(nn.Linear(2 * inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.head = nn.Linear(width, outputs)
 
     def forward(self, observations: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def test_it_finds_the_constrained_optimum_of_a_bandit(limit: float) -> None:
     # At the optimum P(1 | context) = sigmoid((gain - lambda) / alpha), with lambda such that 3 E[P] = limit.
     alpha = 0.1
     config = PCLConfig(
-        iterations=150, episodes=128, updates=4, batch=128, alpha=alpha, alpha_final=alpha, gate_lr=5e-3, value_lr=5e-3,
+        iterations=110, episodes=128, updates=4, batch=128, alpha=alpha, alpha_final=alpha, gate_lr=5e-3, value_lr=5e-3,
         width=32, limit=limit, multiplier_step=0.1, multiplier_least=0.0, path_lengths=(1,), initial_rate=0.3,
     )  # fmt: skip
     got = play(PCL(config).learn(Bandit()))
