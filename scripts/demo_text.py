@@ -28,29 +28,29 @@ python -m scripts.demo --words {options.words} --rounds {options.rounds} \\
     --seed {options.seed}"""
 
 MEANING = """\
-Each cell: the recovered share of the teacher's advantage, (quality - student's) / (teacher's - student's), and in
-brackets the teacher calls that were really spent, in percent of the written tokens; * marks spending of more than
-1 point above the rule. 0% is as good as the student alone, 100% as the teacher alone. Columns are the rules, from
-tight to loose; "no rule" stands for policies that take none. "draft all, verify there if unsure" lets the student
-finish and has the whole word checked if its summed surprise is high."""
+Columns are the rules, from tight to loose: the teacher may be called at so many percent of the tokens.
+Each cell: the recovered share of the teacher's advantage, and in brackets the calls that were really
+spent, in percent of the written tokens; * marks more than 1 point above the rule. 0% is as good as the
+student alone, 100% as the teacher alone. "no rule": policies that take none. "verify at the end if
+unsure": the student writes to the end, and the teacher checks the whole if its summed surprise is high."""
+WIDEST = 130  # characters; the table takes what it needs
 
 
 def print_table(rows: Sequence[Row]) -> None:
     """Policies by rules, as aligned text."""
     columns = rules_of(rows)
-    table = Table(box=box.SIMPLE, pad_edge=False, title_justify="left")
+    table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("policy", no_wrap=True)
     for _, limit in columns:
-        table.add_column(f"at most {limit}", justify="right", no_wrap=True)
+        table.add_column(f"\N{LESS-THAN OR EQUAL TO} {limit}", justify="right", no_wrap=True)
     table.add_column("no rule", justify="right", no_wrap=True)
     for agent in dict.fromkeys(str(row["agent"]) for row in rows):
         found = by_rule([row for row in rows if row["agent"] == agent])
         cells = [cell(found.pop(rule, ())) for rule, _ in columns]
         free = [row for group in found.values() for row in group]
         table.add_row(Text(name_of(agent)), *cells, cell(free), style="bold" if agent == OURS else "")
-    console = Console(width=118, highlight=False)
-    console.print(table)
-    console.print(MEANING, markup=False)
+    Console(width=WIDEST, highlight=False).print(table)
+    print(MEANING)
 
 
 def cell(rows: Sequence[Row]) -> str:
@@ -59,7 +59,7 @@ def cell(rows: Sequence[Row]) -> str:
         return ""
     gap, spent, limit = mean(rows, "recovered_gap"), mean(rows, "calls_per_token"), rows[0]["limit"]
     over = limit is not None and spent > limit + 0.01
-    return f"{percent(gap)} ({100 * spent:.3g}{'*' if over else ''})"
+    return f"{percent(gap)} ({100 * spent:.1f}{'*' if over else ''})"
 
 
 def where_to_look(out: Path, rows: Sequence[Row]) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from scripts.rows import GAMES, OURS, FloatArray, Line, Row, games_of, lines_of, name_of
 
@@ -126,14 +127,19 @@ def frontier(rows: Sequence[Row], dark: bool = False) -> Figure:
                 xlim=(-0.02 * reach, reach),
                 xlabel="teacher calls per written token  (cheaper \N{LEFTWARDS ARROW})",
             )
-            ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            _percents(ax.xaxis)
         gaps = [gap for _, lines, _ in panels for line in lines for gap in line.gap if np.isfinite(gap)]
         axes[0, 0].set(
             ylim=(min(-0.04, 1.1 * min(gaps, default=0.0)), 1.09), ylabel="recovered share of the teacher's advantage"
         )
-        axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _percents(axes[0, 0].yaxis)
         _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
     return figure
+
+
+def _percents(axis: Axis) -> None:
+    axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
 
 
 def _band(ax: Axes, line: Line, style: dict[str, Any]) -> None:
@@ -168,7 +174,7 @@ def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
     """Calls per token that were spent against the allowed ones, for rules on a share of the tokens."""
     limited = [row for row in rows if row["quantity"] == "calls_per_token" and row["limit"] is not None]
     panels = _panels(limited, dark, fixed=False)
-    reach = 1.08 * max((float(row["limit"]) for row in limited if row["limit"] <= REACH), default=0.3)
+    reach = 1.15 * max((float(row["limit"]) for row in limited if row["limit"] <= REACH), default=0.3)
     line_of_rule, ink = np.array([0.0, reach]), str(_THEMES[dark]["text.color"])
     with theme(dark):
         figure = Figure(figsize=(6.4 if len(panels) < 2 else 11, 5.4))
@@ -182,9 +188,9 @@ def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
                 order = np.argsort(line.limit)
                 ax.plot(line.limit[order], line.calls[order], **styles[line.agent])
             ax.set(xlim=(0, reach), ylim=(0, reach), xlabel="allowed by the rule")
-            ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            _percents(ax.xaxis)
         axes[0, 0].set_ylabel("spent: teacher calls per written token")
-        axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _percents(axes[0, 0].yaxis)
         _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
     return figure
 

@@ -16,7 +16,9 @@ from scripts.pronounce_data import (
     write_splits,
 )
 from scripts.pronounce_pair import Recipe, finish, train
-from tw_env.tasks.pronounce import DATA
+from tw_env.decoding.latency import measure
+from tw_env.decoding.loading import load_pair
+from tw_env.tasks.pronounce import DATA, LATENCY, STUDENT, TEACHER
 
 
 @dataclass
@@ -25,8 +27,8 @@ class Pronounce:
 
     work_dir: Path = Path("runs/prepare-pronounce")
     """Where the checkpoints live."""
-    parts: tuple[Literal["data", "student", "teacher"], ...] = ("data", "student", "teacher")
-    """What to make; the models need the data."""
+    parts: tuple[Literal["data", "student", "teacher", "latency"], ...] = ("data", "student", "teacher", "latency")
+    """What to make; the models need the data, and the latency table needs the models."""
     seed: int = 0
     """Seed of the split, of the first weights and of the order of the words."""
     teacher_steps: int = 2700
@@ -80,6 +82,10 @@ class Pronounce:
             if recipe.role in self.parts:
                 took = train(recipe, tokenizer, DATA / recipe.role, self.work_dir, self.workers)
                 finish(recipe, took, DATA / recipe.role)
+        if "latency" in self.parts:
+            table = measure(load_pair(str(STUDENT), str(TEACHER), device="cpu"))
+            table.save(LATENCY)
+            print(f"latency at batch 1, one thread: {table}")
 
 
 if __name__ == "__main__":

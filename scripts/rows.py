@@ -23,7 +23,7 @@ NAMES = {
     "margin": "threshold on the margin",
     "surprise": "threshold on the surprise",
     "chain-surprise": "threshold on the summed surprise",
-    "surprise-at-end": "draft all, verify there if unsure",
+    "surprise-at-end": "verify at the end if unsure",
     "big-little": "Big-Little decoding",
     "speculative": "speculative decoding",
     "oracle": "oracle (sees the teacher)",

@@ -75,7 +75,10 @@ def _table(limits: Sequence[float], cuts: FloatArray) -> CutTable:
 def _candidates(
     policy: ScoreThreshold | Gate, env: AssistedDecodingVectorEnv, prompts: NDArray[np.int64], seed: int
 ) -> FloatArray:
-    """Rising cuts: quantiles of the scores seen while the student writes alone, and never at the end."""
+    """Rising cuts: quantiles of the scores seen while the student writes alone, and one above all of them.
+
+    That one is not `NEVER`, for cuts of rules between two limits are interpolated.
+    """
     policy.cut = CutTable(default=NEVER)
     seen: list[FloatArray] = []
 
@@ -89,7 +92,8 @@ def _candidates(
     play_prompts(env, Listening(), prompts[:1500], "ask the teacher for at most 10% of the tokens", seed, True)
     scores = np.concatenate(seen)
     scores = scores[(scores > ALWAYS) & (scores < NEVER)]
-    return np.concatenate([np.unique(np.quantile(scores, np.linspace(0, 1, 1024))) - 1e-9, [NEVER]])
+    beyond = scores.max() + 0.05 * (1.0 + scores.std())
+    return np.concatenate([np.unique(np.quantile(scores, np.linspace(0, 1, 1024))) - 1e-9, [beyond]])
 
 
 def _keeps(

@@ -81,7 +81,7 @@ class PCLConfig:
     """PID: proportional gain."""
     multiplier_derivative: float = 0.0
     """PID: derivative gain."""
-    averaging: float = 0.995
+    averaging: float = 0.999
     """Decay of the averaged gate weights; the average is what is learned, since a cut picks out the gate's noise."""
     lag: float = 0.95
     """Decay of the averaged V at the far end of off-policy segments in stochastic environments."""
