@@ -69,6 +69,8 @@ class Options:
     """For the text task: JSONL with `prompt` and `reference`, or a `datasets` name; None takes the sample."""
     metric: str = "edit"
     """For the text task: chrf, bleu, rougeL, exact or edit."""
+    max_new_tokens: int | None = None
+    """Cap on new tokens; None takes the task's."""
     rows: int = PROMPTS_A_ROUND
     """Rows of the batched game."""
     device: str = "auto"
@@ -124,7 +126,7 @@ class Sweep:
         options = self.options
         id_ = f"{tw_env.__name__}/{'Pronounce' if options.task == 'pronounce' else 'Text'}Verify-v0"
         settings: dict[str, Any] = {"actions": game, "accept": accept, "split": split, "device": options.device}
-        for name in ("student", "teacher", "data"):
+        for name in ("student", "teacher", "data", "max_new_tokens"):
             if (value := getattr(options, name)) is not None:
                 settings[name] = value
         if options.task == "text":
@@ -217,7 +219,7 @@ def main(options: Options) -> None:
         _ = sweep.ends
         sweep.run(bar)
     print(f"{len(sweep.rows)} rows in {options.out}; see them with")
-    print(f"  python -m scripts.report {options.out}")
+    print(f"  python -m scripts.report --rows {options.out} --out {options.out.with_suffix('')}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ RULES = (
 SHOWN = RULES[1], RULES[2], RULES[4]  # in the coloured texts, beside student and teacher
 ALONE = "student", "teacher", "speculative"
 HEURISTICS = "random", "p-max", "surprise-at-end", "big-little"
-LIMITS = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)  # calls per token that cuts are calibrated for
+LIMITS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3)  # calls per token that cuts are calibrated for
 SECONDS = {  # of each stage on 2 cores
     "the models alone": 15, "cuts of heuristics": 60, "demonstrations": 15, "learning": 100, "calibration": 15,
     "held-out words": 30, "table, pictures, page": 15,
@@ -67,11 +67,11 @@ class Options:
     """Take a tenth of everything: to see in a minute that it works, not how well."""
     words: int = 3000
     """Held-out words that every policy writes under every rule."""
-    rounds: int = 300
+    rounds: int = 250
     """Training rounds of the gate."""
     demonstrations: int = 12_000
     """Episodes of heuristics that the gate may learn from, too."""
-    calibration: int = 2000
+    calibration: int = 1500
     """Words of the policy split on which cuts are calibrated."""
     rows: int = 512
     """Rows of the batched game."""

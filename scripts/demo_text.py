@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scripts.rows import OURS, Row, by_rule, mean, name_of, percent, rules_of
+from scripts.rows import OURS, Row, by_rule, mean, name_of, percent, rules_of, spends_too_much
 
 INTRODUCTION = (
     "A small student model writes how English words are spoken, phone by phone. A big teacher is better at it, but "
@@ -57,9 +57,8 @@ def cell(rows: Sequence[Row]) -> str:
     """Recovered share and spending, both in percent."""
     if not rows:
         return ""
-    gap, spent, limit = mean(rows, "recovered_gap"), mean(rows, "calls_per_token"), rows[0]["limit"]
-    over = limit is not None and spent > limit + 0.01
-    return f"{percent(gap)} ({100 * spent:.1f}{'*' if over else ''})"
+    gap, spent = mean(rows, "recovered_gap"), mean(rows, "calls_per_token")
+    return f"{percent(gap)} ({100 * spent:.1f}{'*' if spends_too_much(rows) else ''})"
 
 
 def where_to_look(out: Path, rows: Sequence[Row]) -> str:

@@ -91,6 +91,7 @@ def environment(options: Options, policy: Policy) -> Recorded:
         "actions": "/".join(action.name for action in policy.actions),
         "hidden": "hidden" in layout,
         "top_k": layout["top_logprobs"].stop - layout["top_logprobs"].start,
+        "max_new_tokens": layout.cap,
     }
     for name in ("student", "teacher", "data", "latency"):
         if (value := getattr(options, name)) is not None:

@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 
 from scripts import pictures
 from scripts.examples import Example, Group, Ink, Piece, Played
-from scripts.rows import GAMES, OURS, Row, by_rule, games_of, mean, name_of, percent, rules_of
+from scripts.rows import GAMES, OURS, Row, by_rule, games_of, mean, name_of, percent, rules_of, spends_too_much
 
 STYLE = Path(__file__).with_name("page.css")
 PIXELS_PER_INCH = 85  # of a picture on the page
-SPENT_TOO_MUCH = 0.01  # calls per token above the limit from which a cell says so
 
 LEGEND = (
     (Ink.STUDENT, "written by the student, read by nobody"),
@@ -183,9 +182,9 @@ def cell(rows: Sequence[Row], best: float = math.inf) -> str:
         return "<td></td>"
     gap, spent = mean(rows, "recovered_gap"), mean(rows, "calls_per_token")
     low, high = mean(rows, "recovered_gap_low"), mean(rows, "recovered_gap_high")
-    limit = rows[0]["limit"] if rows[0]["quantity"] == "calls_per_token" else None
-    over = limit is not None and spent > limit + SPENT_TOO_MUCH
-    used = f'<span class="over">{spent:.1%} calls, too many</span>' if over else f"{spent:.1%} calls"
+    used = f"{spent:.1%} calls"
+    if spends_too_much(rows):
+        used = f'<span class="over">{used}, too many</span>'
     interval = "" if math.isnan(low) or low == high else f"{low:.0%} to {high:.0%}"
     return (
         f'<td class="{"best" if gap >= best else ""}">{percent(gap)}<small>{interval}</small><small>{used}</small></td>'

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from scripts.rows import GAMES, OURS, FloatArray, Line, Row, games_of, lines_of, name_of
+from scripts.rows import GAMES, OURS, TOLERATED, FloatArray, Line, Row, games_of, lines_of, name_of
 
 Curves = dict[str, tuple[FloatArray, FloatArray]]
 
@@ -181,7 +181,7 @@ def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
         axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)
         for ax, (game, lines, styles) in zip(axes[0], panels, strict=False):
             ax.set_title(GAMES.get(game, game) if len(panels) > 1 else "What was spent, and what the rule allows")
-            ax.fill_between(line_of_rule, line_of_rule + 0.01, 1, color="#D55E00", alpha=0.12, linewidth=0)
+            ax.fill_between(line_of_rule, line_of_rule + TOLERATED, 1, color="#D55E00", alpha=0.12, linewidth=0)
             ax.plot(line_of_rule, line_of_rule, color=ink, linewidth=1, linestyle=":")
             ax.text(0.03 * reach, 0.93 * reach, "more than 1 point above the rule", fontsize=9, color="#D55E00")
             for line in lines:

@@ -45,6 +45,12 @@ class Options:
     """Task of those texts."""
     data: str | None = None
     """For the text task: JSONL with `prompt` and `reference`, or a `datasets` name."""
+    metric: str = "exact"
+    """For the text task: chrf, bleu, rougeL, exact or edit."""
+    student: str | None = None
+    """Folder or hub id of the student; None takes the pair that ships."""
+    teacher: str | None = None
+    """Folder or hub id of the teacher."""
     rules: tuple[str, ...] = tuple(f"ask the teacher for at most {limit}% of the tokens" for limit in (5, 10, 20))
     """Rules of those texts, from tight to loose."""
     prompts: int = 1000
@@ -92,7 +98,10 @@ def token_by_token(options: Options) -> list[tuple[Group, list[Example]]]:
     if options.policy is None:
         return []
     policy = evaluate.read_policy(options.policy)
-    asked = evaluate.Options((options.policy,), task=options.task, data=options.data, prompts=options.prompts, rows=128)
+    asked = evaluate.Options(
+        (options.policy,), task=options.task, data=options.data, metric=options.metric, student=options.student,
+        teacher=options.teacher, prompts=options.prompts, rows=128,
+    )  # fmt: skip
     env = evaluate.environment(asked, policy)
     prompts = np.arange(len(env.task.prompts))
     ends = play_ends(env.env, prompts)

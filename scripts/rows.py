@@ -27,9 +27,7 @@ NAMES = {
     "big-little": "Big-Little decoding",
     "speculative": "speculative decoding",
     "oracle": "oracle (sees the teacher)",
-    "information-limit": "information limit (supervised)",
     "ppo-lagrangian": "PPO-Lagrangian",
-    "dqn-lagrangian": "DQN-Lagrangian",
 }
 GAMES = {
     "SELF/ASK": "Asking: the teacher writes single tokens",
@@ -37,6 +35,7 @@ GAMES = {
     "SELF/ASK/VERIFY": "Asking and verifying: the teacher may also check what was written",
 }
 OURS = "pcl"
+TOLERATED = 0.01  # calls per token above the limit up to which a rule counts as kept
 
 
 def name_of(agent: str) -> str:
@@ -108,6 +107,12 @@ def short(quantity: str, limit: float) -> str:
 def mean(rows: Sequence[Row], name: str) -> float:
     """Over seeds; not a number where a row has none."""
     return float(np.mean([math.nan if row[name] is None else float(row[name]) for row in rows]))
+
+
+def spends_too_much(rows: Sequence[Row]) -> bool:
+    """Whether one agent breaks one rule on a share of the tokens, on average over seeds."""
+    limit = rows[0]["limit"] if rows[0]["quantity"] == "calls_per_token" else None
+    return limit is not None and mean(rows, "calls_per_token") > limit + TOLERATED
 
 
 def percent(value: float, digits: int = 0) -> str:

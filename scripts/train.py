@@ -7,6 +7,7 @@ python -m scripts.train --out runs/gate --resume
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,11 @@ from tqdm import tqdm
 
 import tw_env
 from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
+
+SETTINGS = "settings.json"
+OF_THE_GAME = (  # what a run can't change
+    "env", "student", "teacher", "data", "metric", "rows", "actions", "limit", "max_new_tokens",
+)  # fmt: skip
 
 
 @dataclass
@@ -45,6 +51,8 @@ class Options:
     """Action set; None takes the id's."""
     limit: int | None = None
     """Only the first so many prompts."""
+    max_new_tokens: int | None = None
+    """Cap on new tokens; None takes the task's."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 0
@@ -55,26 +63,62 @@ class Options:
 
 def environment_arguments(options: Options) -> dict[str, Any]:
     """What is given to `make_vec`, without what is left at its default."""
-    arguments: dict[str, Any] = {"device": options.device, **ENVIRONMENT}
-    for name in ("student", "teacher", "data", "actions", "limit"):
+    arguments: dict[str, Any] = {"device": options.device, "metric": options.metric, **ENVIRONMENT}
+    for name in ("student", "teacher", "data", "actions", "limit", "max_new_tokens"):
         if (value := getattr(options, name)) is not None:
             arguments[name] = value
-    if options.data is not None:
-        arguments["metric"] = options.metric
     return arguments
+
+
+def record(options: Options) -> dict[str, Any]:
+    """All settings as they stand in a file."""
+    return json.loads(json.dumps(asdict(options), default=str))
+
+
+def check_resumed(options: Options) -> None:
+    """Refuse to go on with another game than the run began with; the agent's own settings stand in its checkpoint.
+
+    Raises:
+        ValueError: settings of the environment or of the demonstrations that differ.
+    """
+    path = options.out / SETTINGS
+    if not options.resume or not path.is_file():
+        return
+    before, now = json.loads(path.read_text()), record(options)
+    for settings in (before, now):
+        settings["demonstrations"] = settings["recipe"]["demonstrations"]
+    changed = [name for name in (*OF_THE_GAME, "demonstrations") if before.get(name) != now[name]]
+    if changed:
+        told = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in changed)
+        raise ValueError(
+            f"Expected the settings of the run in {options.out}; {told}. "
+            "Give the same settings to resume, or another folder to start anew."
+        )
+
+
+def evaluation_of(options: Options) -> str:
+    """The command that judges the trained policy on the pair and the task that it learned on."""
+    command = ["python", "-m", "scripts.evaluate", "--policy", str(options.out / "policy")]
+    command += ["--rule", "ask for at most 10% of the tokens"]
+    for name in ("student", "teacher", "data"):
+        if (value := getattr(options, name)) is not None:
+            command += [f"--{name}", value]
+    if "/Text" in options.env:
+        command += ["--task", "text", "--metric", options.metric]
+    return shlex.join(command)
 
 
 def main(options: Options) -> None:
     """Train and save the policy."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    check_resumed(options)
     options.out.mkdir(parents=True, exist_ok=True)
     log_path = options.out / "log.jsonl"
     logged = log_path.read_text() if log_path.exists() else ""
     rounds = [json.loads(line) for line in logged[: logged.rfind("\n") + 1].splitlines()]  # a kill may tear the last
-    settings = asdict(options)
-    (options.out / "settings.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
     env = tw_env.make_vec(options.env, num_envs=options.rows, **environment_arguments(options))
+    (options.out / SETTINGS).write_text(json.dumps(record(options), indent=2) + "\n")
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=options.recipe.pcl.iterations, desc="rounds", unit="round"))
         opened: list[tuple[SummaryWriter, TextIO]] = []
@@ -96,7 +140,7 @@ def main(options: Options) -> None:
         agent = train_pcl(env, options.recipe, options.out, options.resume, log, stage=bar.set_description)
     agent.save(options.out / "policy")
     print(f"policy written to {options.out / 'policy'}; evaluate it with")
-    print(f"  python -m scripts.evaluate --policy {options.out / 'policy'} --rule 'ask for at most 10% of the tokens'")
+    print(f"  {evaluation_of(options)}")
 
 
 if __name__ == "__main__":

@@ -51,3 +51,10 @@ def test_light_modules_load_no_model_library(name: str) -> None:
 def test_only_those_import_it(name: str) -> None:
     users = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if name in imported(path)}
     assert users == OPTIONAL[name]
+
+
+def test_agents_import_no_scripts_and_nothing_imports_tests() -> None:
+    for folder, barred in (("agents", {"scripts", "tests"}), ("scripts", {"tests"})):
+        files = list((PACKAGE.parent / folder).rglob("*.py"))
+        assert files
+        assert {str(path): set(imported(path)) & barred for path in files if set(imported(path)) & barred} == {}

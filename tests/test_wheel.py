@@ -53,22 +53,16 @@ print("SPENT", info["spent"])
 
 def run(*command: object, cwd: Path) -> str:
     """Standard output of a command that has to succeed."""
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "COV_"))
-    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "COV_"))}
     words = [str(word) for word in command]
     result = subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, (
-        f"{' '.join(words)[:100]} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
-    )
+    assert result.returncode == 0, f"{' '.join(words)[:100]} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result.stdout
 
 
 def modules(*extras: str) -> set[str]:
     """Top-level modules of the requirements of `extras`, of the project itself if there are none."""
-    wanted = (
-        [PROJECT["optional-dependencies"][extra] for extra in extras] if extras else [PROJECT["dependencies"]]
-    )
+    wanted = [PROJECT["optional-dependencies"][extra] for extra in extras] if extras else [PROJECT["dependencies"]]
     names = {re.match(r"[\w-]+", requirement)[0] for group in wanted for requirement in group}
     return {name.lower().replace("-", "_") for name in names}
 
@@ -121,9 +115,7 @@ def test_a_fresh_environment_steps_the_env_and_plays_a_shipped_policy(wheel: Pat
     folders = dict.fromkeys(str(Path(origin).parents[1]) for origin in origins)
     (site / "dependencies.pth").write_text("\n".join(folders) + "\n", encoding="utf-8")
     # tqdm comes with transformers, setuptools with torch
-    optional = (
-        modules("metrics", "data", "agents", "contrib", "prepare", "dev") - modules() - {"tqdm", "setuptools"}
-    )
+    optional = modules("metrics", "data", "agents", "contrib", "prepare", "dev") - modules() - {"tqdm", "setuptools"}
     assert {"stable_baselines3", "sacrebleu", "rouge_score", "pytest"} <= optional
     output = run(python, "-c", PROBE, json.dumps(sorted(optional)), cwd=tmp_path)
     place, steps, spent = (line.split(" ", 1)[1] for line in output.splitlines()[-3:])

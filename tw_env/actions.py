@@ -35,7 +35,9 @@ def parse_actions(actions: str | Iterable[str | Action]) -> tuple[Action, ...]:
     Raises:
         ValueError: unknown or repeated names, no `SELF`, or nothing but `SELF`.
     """
-    names = actions.replace(",", "/").split("/") if isinstance(actions, str) else actions
+    if isinstance(actions, str):
+        actions = actions.replace(",", "/").split("/")
+    names = list(actions) if isinstance(actions, Iterable) else [actions]
     known = {action.name: action for action in Action}
     chosen = []
     for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
+
+
+def _payable(value: object) -> bool:
+    return isinstance(value, Real) and bool(np.isfinite(float(value))) and value >= 0
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class LatencyTable:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not (np.isfinite(value) and value >= 0):
+            if not _payable(value):
                 raise ValueError(f"Expected {name} to be a finite number of milliseconds >= 0, got {value!r}.")
 
     def call(self, unread: IntArray) -> FloatArray:
@@ -42,11 +47,17 @@ class LatencyTable:
         """From a table, its three numbers by name, or the JSON file that holds them."""
         if isinstance(source, cls):
             return source
-        record = source if isinstance(source, Mapping) else json.loads(Path(str(source)).read_text())
         names = list(cls.__dataclass_fields__)
+        try:
+            record = source if isinstance(source, Mapping) else json.loads(Path(str(source)).read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"Expected a JSON file with a latency table ({', '.join(names)}) as {str(source)!r}; got {error}. "
+                "Write one with tw_env.decoding.latency.measure(pair).save(path)."
+            ) from error
         if not isinstance(record, Mapping) or not set(names) <= set(record):
             raise ValueError(f"Expected a latency table with {', '.join(names)}; got {record!r}.")
-        return cls(**{name: float(record[name]) for name in names})
+        return cls(**{name: record[name] for name in names})
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -62,19 +73,22 @@ class Prices:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not (np.isfinite(value) and value >= 0):
+            if not _payable(value):
                 raise ValueError(f"Expected the price per {name} to be a finite number >= 0, got {value!r}.")
 
     @classmethod
     def load(cls, source: Prices | Mapping[str, float]) -> Prices:
+        """From prices, or their numbers by name."""
         if isinstance(source, cls):
             return source
-        unknown = set(source) - set(cls.__dataclass_fields__)  # type: ignore[arg-type]
+        if not isinstance(source, Mapping):
+            raise ValueError(f"Expected prices by name ({', '.join(cls.__dataclass_fields__)}), got {source!r}.")
+        unknown = set(source) - set(cls.__dataclass_fields__)
         if unknown:
             raise ValueError(
                 f"Expected prices named {', '.join(cls.__dataclass_fields__)}, got {', '.join(sorted(unknown))}."
             )
-        return cls(**source)  # type: ignore[arg-type]
+        return cls(**source)
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,7 @@ class Game:
     # ---- what is seen ------------------------------------------------------------------------------------------
 
     def observe(self) -> NDArray[np.float32]:
-        """(rows, size) observations of all rows as they stand; see `Layout.end` for final texts."""
+        """(rows, size) observations of all rows as they stand; see `GameLayout.end` for final texts."""
         length = self.texts.length
         state: dict[str, NDArray[np.generic]] = {
             "would_end": self._would_end,

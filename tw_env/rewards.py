@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +76,11 @@ def parse_reward(reward: str | Mapping[str, float] | None, decoding: str) -> Rew
         ValueError: unknown terms, weights that are not finite, or a term that doesn't fit the decoding.
     """
     reward = DEFAULT[decoding] if reward is None else reward
-    weights = {reward: 1.0} if isinstance(reward, str) else dict(reward)
+    weights = dict(reward) if isinstance(reward, Mapping) else {str(reward): 1.0}
     for term, weight in weights.items():
         if term not in TERMS:
             raise ValueError(f"Expected a reward out of {', '.join(TERMS)} (or weights by name), got {term!r}.")
-        if not np.isfinite(weight):
+        if not (isinstance(weight, Real) and np.isfinite(float(weight))):
             raise ValueError(f"Expected a finite weight for the reward {term!r}, got {weight!r}.")
         if weight and decoding not in TERMS[term]:
             why = (

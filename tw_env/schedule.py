@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ def read_rules(rule: RuleLike | Sequence[RuleLike]) -> list[Constraint]:
     """
     if isinstance(rule, str) and rule.strip().lower() == SAMPLE:
         return []
-    rules = [rule] if isinstance(rule, str | Constraint) else list(rule)
+    several = isinstance(rule, Iterable) and not isinstance(rule, str)
+    rules: list[RuleLike] = list(rule) if several else [rule]  # type: ignore[list-item, arg-type]
     if not rules:
         raise ValueError("Expected at least one rule, got an empty list.")
-    return [parse(one) if isinstance(one, str) else one for one in rules]
+    return [one if isinstance(one, Constraint) else parse(one) for one in rules]
 
 
 class Schedule:

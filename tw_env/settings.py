@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 from tw_env.actions import Action, parse_actions
@@ -96,8 +97,12 @@ class Settings:
         leasts = {"limit": 1, "max_new_tokens": 1, "max_episode_steps": 1, "top_k": 2, "remember": 0}
         for name, least in leasts.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"Expected {name} >= {least}, got {value!r}.")
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
+                raise ValueError(f"Expected a whole number as {name}, and {name} >= {least}; got {value!r}.")
+        for name in ("hard", "hidden"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"Expected {name} to be True or False, got {getattr(self, name)!r}.")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -59,3 +59,13 @@ def test_never_and_as_often_as_you_like_need_no_calibration() -> None:
     assert play(env, policy, ALL, "never").outcomes.calls.sum() == 0
     free = play(env, policy, ALL, "as often as you like").outcomes
     assert np.array_equal(free.calls, free.tokens)
+
+
+def test_a_limit_on_a_quantity_without_cuts_is_refused() -> None:
+    env = small_game()
+    policy = ScoreThreshold(env.layout, env.game.spec.actions, "p_max", CutTable(), Action.ASK)
+    calibrate(policy, env, CalibrationConfig(limits=(0.2,), prompts=60, rounds=3))
+    with pytest.raises(ValueError, match=r"Expected a limit on calls_per_token.*got one on calls"):
+        play(env, policy, ALL, "ask at most 2 times")
+    free = play(env, policy, ALL[:40], "make any number of calls").outcomes
+    assert np.array_equal(free.calls, free.tokens)

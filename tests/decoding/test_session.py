@@ -16,24 +16,12 @@ from tw_env.decoding.session import Session
 VOCABULARY, POSITIONS, CAPACITY, ROWS = 13, 24, 16, 4
 TOLERANCE = 1e-5  # models in double precision whose norms compute in single
 SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": POSITIONS,
-    "bos_token_id": None,
-    "eos_token_id": 0,
-}
+    "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": POSITIONS, "bos_token_id": None, "eos_token_id": 0,
+}  # fmt: skip
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 GPT2 = tf.GPT2Config(
-    vocab_size=VOCABULARY,
-    n_embd=16,
-    n_layer=2,
-    n_head=4,
-    n_positions=POSITIONS,
-    bos_token_id=0,
-    eos_token_id=0,
+    vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=4, n_positions=POSITIONS, bos_token_id=0, eos_token_id=0
 )
 CONFIGS: dict[str, tf.PreTrainedConfig] = {
     "llama": tf.LlamaConfig(**GROUPED),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.baselines.ppo_lagrangian import PPOLagrangian, PPOLagrangianConfig
-from scripts.evaluate import Options, main
+from scripts.evaluate import Options, environment, main, read_policy
 from tests.agents.small import PROMPTS
 from tests.letters import names_of
 from tests.tiny import tiny_pair
@@ -25,7 +25,7 @@ def saved(tmp_path: Path, data: Path, pair: dict[str, str]) -> tuple[str, str]:
     """Folders of a threshold and of a policy that stable-baselines3 trained."""
     env = AssistedDecodingVectorEnv(
         16, task="text", data=str(data), actions="SELF/ASK", hidden=True, top_k=3, reward="quality", rule="sample",
-        **pair,
+        max_new_tokens=12, **pair,
     )  # fmt: skip
     ScoreThreshold(env.layout, env.game.spec.actions, "p_max", CutTable(default=0.5), Action.ASK).save(tmp_path / "one")
     PPOLagrangian(PPOLagrangianConfig(steps=128, rollout=8, width=8)).learn(env).save(tmp_path / "two")
@@ -39,6 +39,7 @@ def test_a_row_for_each_policy_and_rule(tmp_path: Path, capsys: pytest.CaptureFi
         policy=saved(tmp_path, data, pair), rule=RULES, task="text", data=str(data), metric="edit", prompts=30, rows=8,
         out=tmp_path / "rows.json", **pair,
     )  # fmt: skip
+    assert environment(options, read_policy(options.policy[0])).game.cap == 12, "as in the game that it was made for"
     main(options)
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["agent"], row["rule"]) for row in rows] == [(p, r) for p in options.policy for r in RULES]

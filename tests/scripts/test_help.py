@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 import tyro
 
-from scripts import assess, benchmark, evaluate
+from scripts import assess, benchmark, demo, evaluate, prepare, report, speed, train
+
+OPTIONS = [
+    *(pytest.param(script, script.Options, id=script.__name__)
+      for script in (assess, benchmark, demo, evaluate, report, speed, train)),
+    pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("script", [assess, benchmark, evaluate])
-def test_help_is_complete(script, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("script", "options"), OPTIONS)
+def test_help_is_complete(script, options: type, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        tyro.cli(script.Options, description=script.__doc__, args=["--help"])
+        tyro.cli(options, description=script.__doc__, args=["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    source = Path(script.__file__).read_text()
-    for name in script.Options.__dataclass_fields__:
-        assert "--" + name.replace("_", "-") in shown
-        after = source.split(f"\n    {name}: ", 1)[1].split("\n", 2)[1]
-        assert after.strip().startswith('"""'), f"{name} has no description"
+    body = next(
+        node.body
+        for node in ast.parse(Path(script.__file__).read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == options.__name__
+    )
+    for name in options.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in shown
+        at = next(n for n, node in enumerate(body) if isinstance(node, ast.AnnAssign) and node.target.id == name)
+        assert isinstance(body[at + 1], ast.Expr), f"{name} has no description"

@@ -32,22 +32,16 @@ def test_a_reference_scores_one_and_an_empty_or_foreign_text_zero(name):
 def test_values_worked_out_by_hand():
     assert metric("edit")("a b x d", ["a b c d", "q"]) == pytest.approx(0.75)
     assert metric("edit")("a a a a a", ["b"]) == 0.0  # five edits on one token, floored
-    assert metric("edit")("a b", ["a b c", "a b x y z"]) == pytest.approx(
-        2 / 3
-    )  # the closest reference counts
+    assert metric("edit")("a b", ["a b c", "a b x y z"]) == pytest.approx(2 / 3)  # the closest reference counts
     assert metric("exact")(" HH  AH ", ["HH AH"]) == 1.0
     assert metric("exact")("hh ah", ["HH AH"]) == 0.0
     # LCS "the sat" of 3 and 4 words: precision 2/3, recall 2/4
-    assert metric("rougeL")("the dog sat", ["the old cat sat"]) == pytest.approx(
-        2 * (2 / 3) * 0.5 / (2 / 3 + 0.5)
-    )
+    assert metric("rougeL")("the dog sat", ["the old cat sat"]) == pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5))
     # chrF of "ab" against "abc": unigrams 2/2 and 2/3, bigrams 1/1 and 1/2, averaged over both orders, beta 2
     precision, recall = 1.0, (2 / 3 + 1 / 2) / 2
     assert metric("chrf")("ab", ["abc"]) == pytest.approx(5 * precision * recall / (4 * precision + recall))
     # all n-grams match, so sentence BLEU is the brevity penalty alone
-    assert metric("bleu")("the cat sat on", ["the cat sat on the"]) == pytest.approx(
-        2.718281828459045 ** (1 - 5 / 4)
-    )
+    assert metric("bleu")("the cat sat on", ["the cat sat on the"]) == pytest.approx(2.718281828459045 ** (1 - 5 / 4))
 
 
 @given(left=WORDS, right=WORDS, middle=WORDS)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from scripts.pronounce_data import dictionary_folder, read_dictionary, rule_words, write_splits
 from scripts.pronounce_pair import encode, evaluate, greedy
-from tw_env.tasks.pronounce import DATA, SPLITS, STUDENT, TEACHER, Pronounce, load_split, phone_distance
+from tw_env.tasks.pronounce import DATA, SPLITS, STUDENT, TEACHER, Pronounce, load_split
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,13 @@ def test_any_accepted_pronunciation_is_right() -> None:
     assert task.phone_error(index, "") == 1.0
 
 
-def test_phone_distance_counts_edits() -> None:
-    assert phone_distance("K AE T".split(), "K AE T".split()) == 0
-    assert phone_distance("K AE T S".split(), "AE D".split()) == 3
-    assert phone_distance([], "K AE T".split()) == 3
+def test_phone_errors_count_edits_to_the_closest_pronunciation() -> None:
+    task = Pronounce("dev", limit=1)
+    task.references = [["K AE T", "AE D"]]
+    assert task.closest(0, "K AE T") == (0, 3)
+    assert task.closest(0, "K AE T S") == (1, 3)
+    assert task.closest(0, "") == (3, 3)
+    assert task.phone_error(0, "AE T") == pytest.approx(1 / 3)
 
 
 def test_limit_takes_the_first_words_of_the_split() -> None:

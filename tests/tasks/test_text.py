@@ -14,9 +14,7 @@ def write(tmp_path):
 
     def write(*rows, name="pairs.jsonl"):
         path = tmp_path / name
-        path.write_text(
-            "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8"
-        )
+        path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
         return path
 
     return write

@@ -66,7 +66,7 @@ def parse_accept(accept: str | Accept) -> Accept:
     """
     if isinstance(accept, Accept):
         return accept
-    rule, _, number = accept.partition(":")
+    rule, _, number = str(accept).partition(":")
     try:
         value = float(number) if number else math.nan
     except ValueError:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+FloatArray = NDArray[np.floating]
 LOWEST = -20.0  # log-probabilities are clipped here wherever they are observed (2e-9)
 
 
@@ -15,8 +16,8 @@ def width(top_k: int) -> int:
     return top_k + 3
 
 
-def student_view(logits: Tensor, top_k: int) -> Tensor:
-    """What a greedy student's distribution shows of itself.
+def student_view(logits: Tensor, top_k: int) -> FloatArray:
+    """What a greedy student's distribution shows of itself, on the host.
 
     Args:
         logits: (rows, vocab).
@@ -25,17 +26,22 @@ def student_view(logits: Tensor, top_k: int) -> Tensor:
         (rows, 1 + top_k + 3): likeliest token, top log-probabilities in falling order, entropy, margin between the best
         two, surprise -log p of the token (all nats).
     """
-    probs = logits.softmax(-1)
-    top, index = probs.topk(min(top_k, logits.shape[-1]))
-    logprobs, token = top.log(), index[:, :1]
-    # H = log Z - E[logit], without a normalised copy of the vocabulary; clamped, since 0 * -inf would be nan.
-    log_total = logits.gather(1, token) - logprobs[:, :1]
-    entropy = log_total - torch.linalg.vecdot(probs, logits.clamp(min=-1e30))[:, None]
-    return _columns(token, logprobs, entropy.clamp_(min=0.0), -logprobs[:, :1], top_k)
+    top, index = logits.topk(min(top_k, logits.shape[-1]))
+    shifted = (logits - top[:, :1]).clamp_(min=-1e4)  # logits of -inf would turn 0 log 0 into nan
+    weights = shifted.exp()
+    mean = torch.linalg.vecdot(weights, shifted)[:, None]
+    packed = torch.cat([index[:, :1].to(top.dtype), top, weights.sum(-1, keepdim=True), mean], dim=1)
+    numbers = packed.cpu().numpy()  # the one copy to the host
+    top_logits, total = numbers[:, 1:-2], numbers[:, -2]
+    log_total = np.log(total)
+    # H = log Z - E[logit], for logits shifted by their maximum; no normalised copy of the vocabulary is made.
+    entropy = log_total - numbers[:, -1] / total
+    logprobs = top_logits - (top_logits[:, 0] + log_total)[:, None]
+    return _columns(numbers[:, 0], logprobs, entropy, log_total, top_k)
 
 
-def sampled_view(logits: Tensor, top_k: int, uniforms: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    """As `student_view`, with a token drawn by inverse CDF; also the log-probabilities (rows, vocab).
+def sampled_view(logits: Tensor, top_k: int, uniforms: FloatArray) -> tuple[FloatArray, Tensor]:
+    """As `student_view`, with a token drawn by inverse CDF; also the log-probabilities (rows, vocab), on the device.
 
     Args:
         uniforms: (rows,) numbers in [0, 1).
@@ -45,14 +51,20 @@ def sampled_view(logits: Tensor, top_k: int, uniforms: NDArray[np.float64]) -> t
     top, _ = logprobs.topk(min(top_k, logits.shape[-1]))
     token = inverse_cdf(probs.double(), uniforms)[:, None]
     entropy = torch.special.entr(probs).sum(-1, keepdim=True)
-    return _columns(token, top, entropy, -logprobs.gather(1, token), top_k), logprobs
+    packed = torch.cat([token.to(top.dtype), top, entropy, -logprobs.gather(1, token)], dim=1)
+    numbers = packed.cpu().numpy()
+    return _columns(numbers[:, 0], numbers[:, 1:-2], numbers[:, -2], numbers[:, -1], top_k), logprobs
 
 
-def _columns(token: Tensor, top: Tensor, entropy: Tensor, surprise: Tensor, top_k: int) -> Tensor:
-    if top.shape[1] < top_k:  # a vocabulary smaller than top_k
-        top = torch.nn.functional.pad(top, (0, top_k - top.shape[1]), value=LOWEST)
-    top = top.clamp(min=LOWEST)
-    return torch.cat([token.to(top.dtype), top, entropy, top[:, :1] - top[:, 1:2], surprise], dim=1)
+def _columns(token: FloatArray, top: FloatArray, entropy: FloatArray, surprise: FloatArray, top_k: int) -> FloatArray:
+    """The numbers of a view side by side, clipped to what is observed."""
+    view = np.full((len(token), 1 + width(top_k)), LOWEST, token.dtype)  # a vocabulary may be smaller than top_k
+    view[:, 0] = token
+    np.maximum(top, LOWEST, out=view[:, 1 : 1 + top.shape[1]])
+    np.maximum(entropy, 0.0, out=view[:, -3])
+    np.subtract(view[:, 1], view[:, 2], out=view[:, -2])
+    view[:, -1] = surprise
+    return view
 
 
 def teacher_view(logprobs: Tensor, proposal: Tensor) -> Tensor:
@@ -67,7 +79,7 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
     return (student.exp() * (student - teacher)).nan_to_num(0.0).sum(-1)
 
 
-def inverse_cdf(weights: Tensor, uniforms: NDArray[np.float64]) -> Tensor:
+def inverse_cdf(weights: Tensor, uniforms: FloatArray) -> Tensor:
     """(rows,) tokens drawn from unnormalised weights (rows, vocab), one uniform number a row."""
     cumulative = weights.cumsum(-1)
     target = torch.from_numpy(uniforms).to(cumulative)[:, None] * cumulative[:, -1:]

@@ -48,7 +48,7 @@ def measure(
                 f"Expected at most {room} tokens, the positions of {model.config.model_type}; got a prompt of "
                 f"{prompt} and {sizes[-1]} unread tokens. Give smaller numbers."
             )
-    student = _timer(pair.student, prompt, 1, lambda logits: distributions.student_view(logits, top_k).cpu())
+    student = _timer(pair.student, prompt, 1, lambda logits: distributions.student_view(logits, top_k))
     teacher = {size: _timer(pair.teacher, prompt, size, lambda logits: logits.argmax(-1).cpu()) for size in sizes}
     timers = [student, *teacher.values()]
     for timer in timers * WARM_UP:

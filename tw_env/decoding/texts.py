@@ -51,7 +51,7 @@ class LiveTexts:
         proposal, surprise: (rows, places) the student's token at each place and its -log p_S.
         best, best_logprob: (rows, places) the teacher's choice there and its log p_T.
         score: (rows, places) log p_T of the student's proposal. kl: KL(p_S || p_T), if it is asked for.
-        view: (rows, 1 + features) what the student showed last: its token, then `observations.student_features`.
+        view: (rows, 1 + features) what the student showed last, see `distributions.student_view`.
         hidden: (rows, size) the student's last hidden state, if it is asked for.
         teacher_tokens: tokens that the teacher has processed so far, scoring included.
     """
@@ -84,7 +84,7 @@ class LiveTexts:
         self.score = np.zeros((rows, places))
         self.kl = np.zeros((rows, places))
         self.view = np.zeros((rows, 1 + distributions.width(top_k)), np.float32)
-        self.hidden = np.zeros((rows, pair.student.config.hidden_size if hidden else 0), np.float32)
+        self.hidden = np.zeros((rows, self._student.session.hidden_size if hidden else 0), np.float32)
         self.teacher_tokens = 0
         self._all = np.arange(rows)
         if sampling:  # acceptance and its residual need whole distributions
@@ -94,7 +94,7 @@ class LiveTexts:
 
     def _reader(self, model: PreTrainedModel, capacity: int) -> Reader:
         session = Session(model, self.rows, capacity)
-        last = torch.zeros(self.rows, model.config.hidden_size, device=model.device, dtype=model.dtype)
+        last = torch.zeros(self.rows, session.hidden_size, device=model.device, dtype=model.dtype)
         return Reader(session, np.ones(self.rows, bool), last)
 
     # ---- writing ---------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class LiveTexts:
             view, logprobs = distributions.sampled_view(logits, self.top_k, uniforms)
             at = (torch.from_numpy(selected), torch.from_numpy(self.length[selected]))
             self._student_logprobs[at] = logprobs.float()
-        self._show(selected, view.cpu().numpy())
+        self._show(selected, view)
         if self.hidden.shape[1]:
             self.hidden[selected] = last.float().cpu().numpy()
 

@@ -21,7 +21,7 @@ class CutTable:
     Attributes:
         limits: by quantity, the observed limits (`Layout["limit"]`) in rising order.
         cuts: by quantity, the cut that keeps each of them.
-        default: the cut of quantities without entries.
+        default: the one number, where there are no limits.
     """
 
     limits: dict[str, list[float]] = field(default_factory=dict)
@@ -29,15 +29,24 @@ class CutTable:
     default: float = NEVER
 
     def of(self, observations: NDArray[np.float32], layout: Layout) -> NDArray[np.float64]:
-        """(rows,) the cut of each row's rule. In a table, a limit of 0 never calls and no limit always does."""
+        """(rows,) the cut of each row's rule. In a table, a limit of 0 never calls and no limit always does.
+
+        Raises:
+            ValueError: a limit on a quantity that the table has no cuts for.
+        """
         if not self.limits:
             return np.full(len(observations), self.default)
         limit = observations[:, layout["limit"].start].astype(np.float64)
         quantity = observations[:, layout["quantity"]].argmax(axis=1)
-        cut = np.full(len(observations), self.default)
-        for name, limits in self.limits.items():
-            rows = quantity == [q.value for q in QUANTITIES].index(name)
-            cut[rows] = np.interp(limit[rows], limits, self.cuts[name])
+        cut = np.zeros(len(observations))
+        for number in np.unique(quantity[(limit > 0) & (limit < 1)]):
+            name, rows = QUANTITIES[number].value, quantity == number
+            if name not in self.limits:
+                raise ValueError(
+                    f"Expected a limit on {', '.join(self.limits)}, for which this policy's cuts were calibrated; got "
+                    f"one on {name}. Word the rule by one of those, or use a policy with cuts for {name}."
+                )
+            cut[rows] = np.interp(limit[rows], self.limits[name], self.cuts[name])
         return np.where(limit <= 0, NEVER, np.where(limit >= 1, ALWAYS, cut))
 
     def record(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def corpus(name: str, texts: Sequence[str], references: Sequence[Sequence[str]])
     if name in ("bleu", "chrf"):
         return _sacrebleu_corpus(name, texts, references)
     if name == "edit":
-        counts = [_closest(text, accepted) for text, accepted in zip(texts, references, strict=True)]
+        counts = [closest(text, accepted) for text, accepted in zip(texts, references, strict=True)]
         edits, length = sum(e for e, _ in counts), sum(n for _, n in counts)
         return CorpusScore(max(0.0, 1 - edits / length), "edit|agg:corpus|tok:whitespace|refs:closest")
     score = _sentence(name)
@@ -93,6 +93,13 @@ def edit_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
         for j, other in enumerate(reference, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (token != other))
     return row[-1]
+
+
+def closest(text: str, references: Sequence[str]) -> tuple[int, int]:
+    """Edits to the reference with the lowest edit rate, and that reference's length; tokens stand between blanks."""
+    tokens = text.split()
+    counts = [(edit_distance(tokens, wanted), max(1, len(wanted))) for wanted in map(str.split, references)]
+    return min(counts, key=lambda count: count[0] / count[1])
 
 
 def _canonical(name: str) -> str:
@@ -146,17 +153,10 @@ def _exact() -> Metric:
 
 def _edit() -> Metric:
     def score(text: str, references: list[str]) -> float:
-        edits, length = _closest(text, references)
+        edits, length = closest(text, references)
         return max(0.0, 1 - edits / length)
 
     return score
-
-
-def _closest(text: str, references: Sequence[str]) -> tuple[int, int]:
-    """Edits to the reference with the lowest edit rate, and that reference's length in tokens."""
-    tokens = text.split()
-    counts = [(edit_distance(tokens, wanted), max(1, len(wanted))) for wanted in map(str.split, references)]
-    return min(counts, key=lambda count: count[0] / count[1])
 
 
 def _sacrebleu_corpus(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> CorpusScore:

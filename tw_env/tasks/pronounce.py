@@ -7,8 +7,9 @@ it), `dev` and `test`.
 """
 
 import lzma
-from collections.abc import Sequence
 from pathlib import Path
+
+from tw_env.tasks.metrics import closest
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "pronounce"
 STUDENT = DATA / "student"
@@ -44,16 +45,6 @@ def prompt(word: str) -> str:
     return " ".join(word.lower()) + " >"
 
 
-def phone_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
-    """Insertions, deletions and substitutions between two phone sequences (Levenshtein distance)."""
-    row = list(range(len(reference) + 1))
-    for i, phone in enumerate(hypothesis, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(reference, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (phone != other))
-    return row[-1]
-
-
 class Pronounce:
     """Prompts, references and the metric of the pronunciation task.
 
@@ -86,10 +77,7 @@ class Pronounce:
 
     def closest(self, index: int, text: str) -> tuple[int, int]:
         """Phone edits to the closest accepted pronunciation of word `index`, and the length of that one."""
-        hypothesis = text.split()
-        references = [reference.split() for reference in self.references[index]]
-        edits = [(phone_distance(hypothesis, reference), len(reference)) for reference in references]
-        return min(edits, key=lambda pair: pair[0] / pair[1])
+        return closest(text, self.references[index])
 
     def phone_error(self, index: int, text: str) -> float:
         """Phone edits to the closest accepted pronunciation of word `index`, per phone of that one."""

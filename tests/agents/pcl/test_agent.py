@@ -98,3 +98,18 @@ def test_an_untrained_agent_says_what_is_missing(tmp_path: Path) -> None:
         PCL().predict(np.zeros((1, 4), np.float32))
     with pytest.raises(RuntimeError, match="learn"):
         PCL().save(tmp_path)
+
+
+@pytest.mark.gpu
+def test_it_learns_in_a_game_on_a_gpu(tmp_path: Path) -> None:
+    env = tw_env.make_vec(
+        "tw_env/PronounceVerify-v0", 8, limit=40, reward="quality", rule="at most 20% of the tokens", device="cuda"
+    )
+    config = replace(SMALL, episodes=16, batch=16, iterations=4, limit=None)
+    numbers: list[dict[str, float]] = []
+    agent = PCL(config).learn(env, log=lambda _, seen: numbers.append(seen))
+    assert all(np.isfinite(value) for seen in numbers for value in seen.values())
+    agent.save(tmp_path)
+    observations, _ = env.reset(seed=0)
+    again = PCL.load(tmp_path)
+    assert np.array_equal(*(one.predict(observations, deterministic=True)[0] for one in (agent, again)))
