@@ -35,9 +35,8 @@ def parse_actions(actions: str | Iterable[str | Action]) -> tuple[Action, ...]:
     Raises:
         ValueError: unknown or repeated names, no `SELF`, or nothing but `SELF`.
     """
-    if isinstance(actions, str):
-        actions = actions.replace(",", "/").split("/")
-    names = list(actions) if isinstance(actions, Iterable) else [actions]
+    listed = actions.replace(",", "/").split("/") if isinstance(actions, str) else actions
+    names = list(listed) if isinstance(listed, Iterable) else [listed]
     known = {action.name: action for action in Action}
     chosen = []
     for name in names:

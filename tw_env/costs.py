@@ -17,7 +17,7 @@ IntArray = NDArray[np.int64]
 
 
 def _payable(value: object) -> bool:
-    return isinstance(value, Real) and bool(np.isfinite(float(value))) and value >= 0
+    return isinstance(value, Real) and 0 <= float(value) < np.inf
 
 
 @dataclass(frozen=True)

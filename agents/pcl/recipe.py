@@ -26,9 +26,11 @@ class Recipe:
     """The three stages' sizes."""
 
     pcl: PCLConfig = field(default_factory=PCLConfig)
+    """Of learning."""
     demonstrations: int = 12_000
     """Episodes of the heuristics that show what calling late, or when unsure, is good for; 0 for none."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    """Of the cut."""
 
 
 def demonstrate(env: AssistedDecodingVectorEnv, episodes: int, seed: int) -> Episodes | None:
