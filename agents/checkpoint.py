@@ -20,6 +20,12 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> None
     temporary.replace(folder / FILE)
 
 
+def drop_checkpoint(folder: Path) -> int:
+    """Remove an older run's checkpoint, lest a later `resume` goes on from it. Returns 0, the round to begin with."""
+    (folder / FILE).unlink(missing_ok=True)
+    return 0
+
+
 def load_checkpoint(
     folder: Path, current: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], None]
 ) -> int:

@@ -60,7 +60,7 @@ OUTPUT = ("rows.json", "frontier.png", "page.html", LOG, "tensorboard", "policy"
 class Options:
     """Train, compare and show; at most 5 minutes on 2 cores."""
 
-    out: Path = Path("results/demo")
+    out: Path = Path("runs/demo")
     """Where everything is written; what an earlier demo left there is replaced."""
     quick: bool = False
     """Take a tenth of everything: to see in a minute that it works, not how well."""

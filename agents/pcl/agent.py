@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.base import Agent
-from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
 from agents.pcl import losses
 from agents.pcl.multiplier import Multiplier
 from agents.pcl.replay import Replay
@@ -124,7 +124,9 @@ class PCL(Agent):
             log: called with (round, numbers by name).
         """
         self._prepare(env, demonstrations)
-        first = load_checkpoint(folder, self._state, self._restore) if resume and folder is not None else 0
+        first = 0
+        if folder is not None:
+            first = load_checkpoint(folder, self._state, self._restore) if resume else drop_checkpoint(folder)
         for iteration in range(first, self.config.iterations):
             if iteration % self.config.checkpoint_every == 0:
                 if folder is not None and iteration > first:
