@@ -200,7 +200,8 @@ class PCL(Agent):
         limits = self._limits(fresh)
         violation = fresh.violation - (config.limit or 0.0)
         self._multiplier.update(limits, violation)
-        losses_of_round = [self._update(fresh, alpha) for _ in range(config.updates)]
+        before = iteration * config.updates
+        losses_of_round = [self._update(fresh, alpha, before + more) for more in range(config.updates)]
         self._replay.add(fresh)
         numbers = {
             "return": float(fresh.total(fresh.rewards).mean()),
@@ -221,8 +222,8 @@ class PCL(Agent):
             return np.full(len(episodes), ONLY_LIMIT)
         return episodes.observations[episodes.starts[:-1], self._layout["limit"].start].astype(np.float64)
 
-    def _update(self, fresh: Episodes, alpha: float) -> dict[str, float]:
-        """One gradient step of gate, V_R and V_C."""
+    def _update(self, fresh: Episodes, alpha: float, before: int) -> dict[str, float]:
+        """One gradient step of gate, V_R and V_C, after `before` earlier ones."""
         config, generator = self.config, self._generator
         kept = len(self._replay) > 0
         old = round(config.batch * config.replayed) if kept else 0
@@ -251,7 +252,8 @@ class PCL(Agent):
             torch.nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], config.clip)
             adam.step()
         _follow(self._lagged, self._value_r, config.lag)
-        _follow(self._averaged, self._gate, config.averaging)
+        # Early on the average forgets faster, or a short run would keep its first weights.
+        _follow(self._averaged, self._gate, min(config.averaging, (1 + before) / (10 + before)))
         return numbers
 
     def _loss(self, episodes: Episodes, alpha: float, current: bool) -> tuple[Tensor, Tensor, float]:
