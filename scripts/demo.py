@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -48,7 +49,7 @@ SHOWN = RULES[1], RULES[2], RULES[4]  # in the coloured texts, beside student an
 ALONE = "student", "teacher", "speculative"
 HEURISTICS = "random", "p-max", "surprise-at-end", "big-little"
 LIMITS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3)  # calls per token that cuts are calibrated for
-SECONDS = {  # of each stage on an ordinary core
+SECONDS = {  # of each stage on 2 cores
     "the models alone": 15, "cuts of heuristics": 50, "demonstrations": 3, "learning": 110, "calibration": 9,
     "held-out words": 15, "table, pictures, page": 5,
 }  # fmt: skip
@@ -66,7 +67,7 @@ class Options:
     """Take a tenth of everything: to see in a minute that it works, not how well."""
     words: int = 3000
     """Held-out words that every policy writes under every rule."""
-    rounds: int = 200
+    rounds: int = 300
     """Training rounds of the gate."""
     demonstrations: int = 12_000
     """Episodes of heuristics that the gate may learn from, too."""
@@ -76,8 +77,8 @@ class Options:
     """Rows of the batched game."""
     seed: int = 0
     """Seed of training and of play."""
-    threads: int = 1
-    """Torch's threads. The models are small: a second one gains little, and loses much where others use its core."""
+    threads: int = 0
+    """Torch's threads; 0 takes one for each core."""
 
     def small(self) -> Options:
         """A tenth of everything."""
@@ -233,7 +234,7 @@ def main(options: Options) -> None:
     """Run the demo into a folder of its own."""
     if options.quick:
         options = options.small()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in OUTPUT:
         old = options.out / name
