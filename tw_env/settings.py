@@ -36,8 +36,8 @@ class Settings:
         limit: only the first so many prompts of the split.
         student, teacher: folder or hub id of a model; None for the pair that ships with the pronunciation task.
         data, metric: for "text": JSONL file or `datasets` name, and how outputs are scored.
-        rule: a sentence, a `Constraint`, a list of either (drawn anew for each episode), or "sample" (limits drawn
-            at random).
+        rule: a sentence, a `Constraint`, a list of either (drawn anew for each episode), or "sample" (limits on calls
+            per token, drawn at random).
         hard: mask calls that the rule can't afford, instead of asking the agent to keep it in expectation.
         actions: "SELF/ASK", "SELF/VERIFY" or "SELF/ASK/VERIFY".
         decoding: "greedy" or "sampling" (temperature 1).

@@ -23,7 +23,7 @@ Understood is one upper limit for one output, in words or digits, in any order, 
   a share of the tokens:         "at most 10% of the tokens", "one call per 20 tokens", "every second token at most"
   time or money for an output:   "use less than 50 ms", "half a second per output", "at most 2 cents per text"
   nothing, or no limit at all:   "never ask", "without help", "ask as often as you like"
-Add "strictly" or "hard limit" for a limit that no single output may break."""
+Add "strictly" or "hard limit" to forbid calls that a single output can't afford."""
 
 
 class RuleError(ValueError):
@@ -38,7 +38,8 @@ class Constraint:
         quantity: What is limited (a `Quantity` or its name).
         limit: The largest allowed amount: a whole number of calls, a fraction of the written tokens in [0, 1],
             milliseconds (above 0), or currency units. `math.inf` means no limit.
-        hard: True where each single output must keep the limit, False where it must be kept in expectation.
+        hard: True where calls that a single output can't afford are forbidden, False where the limit must be kept in
+            expectation. A hard share counts the cap on tokens and always leaves one call (`tw_env.budget`).
             A limit of zero is always hard (nothing is spent on average only if nothing is ever spent), no
             limit never is; both are set here whatever was passed, so that equal rules compare equal.
 
