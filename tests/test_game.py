@@ -78,7 +78,7 @@ class Rival:
 
     def begin(self, row: int) -> Episode:
         generator = self.generators[row]
-        index = self.prompt[row] = int(generator.integers(len(self.task.prompts)))
+        index = self.prompt[row] = int(generator.random() * len(self.task.prompts))
         rule = self.rules[int(generator.integers(len(self.rules)))] if len(self.rules) > 1 else self.rules[0]
 
         ids = self.pair.tokenizer(self.task.prompts[index]).input_ids

@@ -16,6 +16,7 @@ IntArray = NDArray[np.int64]
 
 QUANTITIES = tuple(Quantity)
 CALLS, FRACTION, LATENCY, PRICE = range(4)  # places in QUANTITIES
+RULE_SIZE = len(QUANTITIES) + 1
 
 
 class Budget:
@@ -28,23 +29,24 @@ class Budget:
 
     def __init__(self, rows: int, cap: int, costs: CostModel, hard: bool) -> None:
         self.rows, self.cap, self.costs, self._always_hard = rows, cap, costs, hard
-        self.constraints: list[Constraint] = [Constraint(Quantity.CALLS_PER_TOKEN, np.inf)] * rows
-        self.quantity = np.full(rows, FRACTION)
-        self.limit = np.full(rows, np.inf)
+        free = Constraint(Quantity.CALLS_PER_TOKEN, np.inf)
+        self.constraints: list[Constraint] = [free] * rows
         self.spent = np.zeros(rows)
         self.allowed = np.zeros(rows)
         self.calls = np.zeros(rows)
         self.milliseconds = np.zeros(rows)
         self.money = np.zeros(rows)
         self.masked = False  # whether any row's rule can forbid a call
-        self._rate = np.zeros(rows)  # allowance per written token
-        self._free = np.ones(rows, bool)  # no limit
-        self._hard = np.zeros(rows, bool)
-        self._most_calls = np.full(rows, np.inf)
-        self._unit = np.ones(rows)  # the cost of one call, to measure what is left by
+        # What follows from each rule that was ever set, and where a rule's numbers stand.
+        self._places: dict[Constraint, int] = {}
+        self._numbers, self._flags, self._rules = np.empty((5, 0)), np.empty((2, 0), bool), np.empty((0, RULE_SIZE))
+        self._row_numbers, self._row_flags = np.zeros((5, rows)), np.zeros((2, rows), bool)
+        self.quantity, self._rate, self._most_calls, self._unit, _ = self._row_numbers
+        self._free, self._hard = self._row_flags
+        self._rule = np.zeros((rows, RULE_SIZE), np.float32)
         self._only_calls, self._any_free = True, True
         self._nothing = np.zeros(rows)
-        self._rule = np.zeros((rows, len(QUANTITIES) + 1), np.float32)
+        self.reset(np.arange(rows), self.constraints)
         assert QUANTITIES == (Quantity.CALLS, Quantity.CALLS_PER_TOKEN, Quantity.LATENCY_MS, Quantity.PRICE)
 
     def check(self, constraint: Constraint) -> None:
@@ -61,30 +63,50 @@ class Budget:
             )
 
     def reset(self, rows: IntArray, constraints: Sequence[Constraint]) -> None:
+        """Begin new accounts under these rules.
+
+        Raises:
+            ValueError: as `check`; nothing has changed then.
+        """
+        places = np.array([self._place_of(constraint) for constraint in constraints], np.int64)
+        for row, constraint in zip(rows.tolist(), constraints, strict=True):
+            self.constraints[row] = constraint
+        self._row_numbers[:, rows] = self._numbers[:, places]
+        self._row_flags[:, rows] = self._flags[:, places]
+        self._rule[rows] = self._rules[places]
         for account in (self.spent, self.calls, self.milliseconds, self.money):
             account[rows] = 0.0
-        for row, constraint in zip(rows, constraints, strict=True):
-            self._set(int(row), constraint)
+        self.allowed[rows] = self._row_numbers[-1, rows]
         self.masked = bool(self._hard.any())
         self._only_calls = bool((self.quantity <= FRACTION).all())
         self._any_free = bool(self._free.any())
 
-    def _set(self, row: int, constraint: Constraint) -> None:
+    def _place_of(self, constraint: Constraint) -> int:
+        """Where a rule's numbers stand; they are worked out when it is first seen."""
+        place = self._places.get(constraint)
+        if place is None:
+            self._learn(constraint)
+            place = self._places[constraint] = len(self._places)
+        return place
+
+    def _learn(self, constraint: Constraint) -> None:
+        self.check(constraint)
         quantity, limit = QUANTITIES.index(constraint.quantity), constraint.limit
-        self.constraints[row], self.quantity[row], self.limit[row] = constraint, quantity, limit
-        self._free[row] = np.isinf(limit)
-        fraction = quantity == FRACTION and not self._free[row]
-        self._rate[row] = limit if fraction else 0.0
-        self.allowed[row] = 0.0 if quantity == FRACTION or self._free[row] else limit
-        self._hard[row] = (self._always_hard or constraint.hard or limit == 0) and not self._free[row]
-        self._most_calls[row] = np.inf
+        free = bool(np.isinf(limit))
+        hard = (self._always_hard or constraint.hard or limit == 0) and not free
+        fraction = quantity == FRACTION and not free
+        most_calls = np.inf
         if quantity == CALLS or limit == 0:
-            self._most_calls[row] = np.floor(limit)
+            most_calls = np.floor(limit)
         elif fraction:
-            self._most_calls[row] = max(1, np.floor(limit * self.cap + 1e-9))
-        self._unit[row] = self._call_cost(quantity)
-        self._rule[row, :-1] = np.arange(len(QUANTITIES)) == quantity
-        self._rule[row, -1] = min(limit / (1.0 if quantity == FRACTION else self.cap * self._unit[row]), 1.0)
+            most_calls = max(1, np.floor(limit * self.cap + 1e-9))
+        unit = self._call_cost(quantity)
+        allowed = 0.0 if quantity == FRACTION or free else limit
+        numbers = quantity, limit if fraction else 0.0, most_calls, unit, allowed
+        relative = min(limit / (1.0 if quantity == FRACTION else self.cap * unit), 1.0)
+        self._numbers = np.column_stack([self._numbers, numbers])
+        self._flags = np.column_stack([self._flags, (free, hard)])
+        self._rules = np.vstack([self._rules, [*(np.arange(len(QUANTITIES)) == quantity), relative]])
 
     def _call_cost(self, quantity: int) -> float:
         """What a call that reads one token costs."""

@@ -72,9 +72,7 @@ class AssistedDecodingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         terminated, truncated = bool(step.terminated[0]), bool(step.truncated[0])
         if not terminated:
             self.game.look()
-        observation = self.game.observe()
-        if terminated:
-            self.layout.end(observation)
+        observation = self.game.observe_final(np.zeros(1, np.int64)) if terminated else self.game.observe()
         info = self._info(float(step.cost[0]), float(step.allowance[0]))
         return observation[0], float(step.reward[0]), terminated, truncated, info
 

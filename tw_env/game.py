@@ -22,7 +22,9 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 
+# numpy compares and multiplies plain numbers much faster than members of an IntEnum.
 _TEACHER = np.int8(Writer.TEACHER)
+_SELF, _VERIFY = int(Action.SELF), int(Action.VERIFY)
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,13 @@ class Game:
     def reset(
         self, rows: IntArray, prompts: IntArray, prompt_ids: Sequence[Sequence[int]], rules: Sequence[Constraint]
     ) -> None:
-        """Start new episodes in these rows."""
-        self.texts.reset(rows, prompt_ids)
+        """Start new episodes in these rows.
+
+        Raises:
+            ValueError: a rule on a quantity that can't be measured here.
+        """
         self.budget.reset(rows, rules)
+        self.texts.reset(rows, prompt_ids)
         self.prompt[rows] = prompts
         for array in (self.settled, self.teacher_read, self.steps, self.quality, self.dropped):
             array[rows] = 0
@@ -112,13 +118,14 @@ class Game:
 
     def look(self, rows: IntArray | None = None) -> None:
         """Let the student propose, before the decision; eagerly, let the teacher judge it at once."""
-        selected = self._all if rows is None else rows
         uniforms = None
         if self.spec.sampling:
-            uniforms = np.array([self.generators[row].random() for row in selected])
+            generators = self.generators if rows is None else [self.generators[row] for row in rows]
+            uniforms = np.array([generator.random() for generator in generators])
         self.texts.look(rows, uniforms)
-        length = self.texts.length[selected]
-        self._would_end[selected] = self._ends[self.texts.proposal[selected, length]] | (length == self.cap - 1)
+        at = slice(None) if rows is None else rows
+        proposed = self.texts.view[at, 0].astype(np.int64)
+        self._would_end[at] = self._ends[proposed] | (self.texts.length[at] == self.cap - 1)
         if self.spec.eager:
             self.texts.read(rows)
 
@@ -126,35 +133,38 @@ class Game:
         """Play one action (rows,) of indices into the action set, in every row."""
         texts, everyone = self.texts, self._all
         wanted = self._codes[actions]
-        called = wanted != Action.SELF
+        called = wanted != _SELF
         unread = texts.prompt_length + texts.length - self.teacher_read
         if self.budget.masked:
             called &= self.budget.affordable(unread)
+        anyone = bool(called.any())
         before = texts.length.copy()
-        token = texts.proposal[everyone, before]
-        surprise = texts.surprise[everyone, before]
+        token, surprise = texts.view[:, 0].astype(np.int64), texts.view[:, -1]
         reward = np.zeros(self.rows)
         self.dropped[:] = 0
-        final = ~called & self._would_end
-        self._hear(called, final)
-        if self.spec.reward.scored:
-            self._pay_own(reward, called, final, before)
+        if self.spec.reward.scored or anyone:
+            final = ~called & self._would_end
+            self._hear(called, final)
+            if self.spec.reward.scored:
+                self._pay_own(reward, called, final, before)
         self._pending_surprise += surprise
         np.maximum(self._least_sure, surprise, out=self._least_sure)
-        if called.any():
+        if anyone:
             rows = np.flatnonzero(called)
-            token[rows] = self._call(rows, wanted[rows] == Action.VERIFY, reward)
+            token[rows] = self._call(rows, wanted[rows] == _VERIFY, reward)
             self._pending_surprise[rows] = self._least_sure[rows] = 0.0
-        place = texts.length.copy()
+        place = texts.length.copy() if anyone else before
         self.writer[everyone, place] = called * _TEACHER  # Writer.STUDENT is 0
-        terminated = self._ends[token] | (place == self.cap - 1)
+        terminated = self._ends[token]
+        terminated |= place == self.cap - 1
         texts.write(token, ~terminated)
         cost, allowance = self.budget.charge(called, unread, texts.length - before)
         self.steps += 1
-        truncated = ~terminated & (self.steps >= self.spec.max_steps)
+        truncated = self.steps >= self.spec.max_steps
+        truncated &= ~terminated
+        self.ended = terminated | truncated
         if terminated.any():
             self._finish(np.flatnonzero(terminated), reward)
-        self.ended = terminated | truncated
         return Step(reward, cost, allowance, terminated, truncated)
 
     # ---- what the teacher does ---------------------------------------------------------------------------------
@@ -272,7 +282,7 @@ class Game:
     # ---- what is seen ------------------------------------------------------------------------------------------
 
     def observe(self) -> NDArray[np.float32]:
-        """(rows, size) observations of all rows as they stand; see `GameLayout.end` for final texts."""
+        """(rows, size) observations of all rows as they stand; see `observe_final` for final texts."""
         length = self.texts.length
         state: dict[str, NDArray[np.generic]] = {
             "would_end": self._would_end,
@@ -283,6 +293,11 @@ class Game:
             "last_kept": self._last_kept,
         }
         return self.layout.observe(self.texts.view, self.texts.hidden, state, self.budget)
+
+    def observe_final(self, rows: IntArray) -> NDArray[np.float32]:
+        """(r, size) observations of rows whose texts are final."""
+        position = self.texts.length[rows] / self.cap
+        return self.layout.observe_final(position, self._last_kept[rows], rows, self.budget)
 
     def action_mask(self) -> NDArray[np.int8]:
         """(rows, actions) 1 where an action can be afforded; a call that can't is played as SELF."""

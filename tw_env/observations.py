@@ -132,11 +132,15 @@ class GameLayout(Layout):
             np.clip(hidden, -HIDDEN_BOUND, HIDDEN_BOUND, out=obs[:, self.slices["hidden"]])
         return obs
 
-    def end(self, obs: NDArray[np.float32]) -> None:
-        """Turn observations into those of a final text, in place: no next token, nothing pending, `ended` set."""
-        obs[:, self._student] = 0.0
-        for name in ("would_end", "pending", "pending_surprise", "least_sure"):
-            obs[:, self._column[name]] = 0.0
-        obs[:, self._column["ended"]] = 1.0
-        if "hidden" in self.slices:
-            obs[:, self.slices["hidden"]] = 0.0
+    def observe_final(
+        self, position: NDArray[np.float64], last_kept: NDArray[np.float64], rows: NDArray[np.int64], budget: Budget
+    ) -> NDArray[np.float32]:
+        """(r, size) observations of these rows when their texts are final: no next token, nothing pending, `ended`."""
+        column = self._column
+        obs = np.zeros((len(rows), self.size), np.float32)
+        obs[:, column["position"]] = position
+        obs[:, column["last_kept"]] = last_kept
+        obs[:, self._rule] = budget.rule[rows]
+        obs[:, column["left"]] = budget.left()[rows]
+        obs[:, column["ended"]] = 1.0
+        return obs

@@ -75,7 +75,7 @@ class Schedule:
         """A prompt and a rule for each of these rows, in their order."""
         prompts, rules = [], []
         for generator in generators:
-            prompts.append(self._queue.pop() if self._queue else int(generator.integers(len(self.prompts))))
+            prompts.append(self._queue.pop() if self._queue else int(generator.random() * len(self.prompts)))
             rules.append(self._queued_rules.pop() if self._queued_rules else self._draw_rule(generator))
         return np.array(prompts, np.int64), rules
 

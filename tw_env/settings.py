@@ -139,19 +139,20 @@ def load_models(settings: Settings) -> Pair:
     return load_pair(student, teacher, device=settings.device, dtype=settings.dtype)
 
 
-def encode_prompts(task: Task, pair: Pair, cap: int) -> list[list[int]]:
+def encode_prompts(task: Task, pair: Pair, cap: int) -> list[tuple[int, ...]]:
     """Token ids of all prompts.
 
     Raises:
         ValueError: a prompt without tokens, or one that leaves a model too few positions for `cap` new tokens.
     """
-    encoded = pair.tokenizer(list(task.prompts)).input_ids
     ends = set(pair.end_tokens)
-    for index, ids in enumerate(encoded):
+    encoded: list[tuple[int, ...]] = []
+    for index, ids in enumerate(pair.tokenizer(list(task.prompts)).input_ids):
         while len(ids) > 1 and ids[-1] in ends:  # some tokenizers close every text
             ids.pop()
         if not ids:
             raise ValueError(f"Expected tokens in every prompt; prompt {index} has none: {task.prompts[index]!r}")
+        encoded.append(tuple(ids))
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
     for model in (pair.student, pair.teacher):
         room = getattr(model.config, "max_position_embeddings", None)

@@ -148,7 +148,9 @@ class AssistedDecodingVectorEnv(VectorEnv):
         self._setup.schedule.follow(options)
         self._start(self._everyone)
         self.game.look()
-        return self.game.observe(), self._infos(np.zeros(self.num_envs), self.game.budget.allowed.copy())
+        return self.game.observe(), self._infos(
+            np.zeros(self.num_envs), self.game.budget.allowed.copy(), self._all_true
+        )
 
     def step(
         self, actions: NDArray[np.int64]
@@ -166,14 +168,13 @@ class AssistedDecodingVectorEnv(VectorEnv):
             self.game.look()
             return (
                 self.game.observe(), step.reward, step.terminated, step.truncated,
-                self._infos(step.cost, step.allowance),
+                self._infos(step.cost, step.allowance, self._all_true),
             )  # fmt: skip
-        final = self._finals(step, np.flatnonzero(done))
-        rows = np.flatnonzero(done)
-        self._start(rows)
+        final = self._finals(step, done)
+        self._start(np.flatnonzero(done))
         self.game.look()
         cost, allowance = np.where(done, 0.0, step.cost), np.where(done, self.game.budget.allowed, step.allowance)
-        infos = self._infos(cost, allowance) | final
+        infos = self._infos(cost, allowance, self._all_true) | final
         return self.game.observe(), step.reward, step.terminated, step.truncated, infos
 
     def _check(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -191,28 +192,24 @@ class AssistedDecodingVectorEnv(VectorEnv):
     def _start(self, rows: NDArray[np.int64]) -> None:
         schedule = self._setup.schedule
         prompts, rules = schedule.next([self.game.generators[row] for row in rows])
-        for rule in rules:
-            self.game.budget.check(rule)
         self.game.reset(rows, prompts, [schedule.prompts[index] for index in prompts], rules)
 
-    def _finals(self, step: Step, rows: NDArray[np.int64]) -> Infos:
+    def _finals(self, step: Step, done: NDArray[np.bool_]) -> Infos:
         """Last observations and infos of the rows that finish in this step, before they are reset."""
-        cut = np.flatnonzero(step.truncated)
+        final_obs = np.full(self.num_envs, None, object)
+        over, cut = np.flatnonzero(step.terminated), np.flatnonzero(step.truncated)
+        for row, observation in zip(over.tolist(), self.game.observe_final(over), strict=True):
+            final_obs[row] = observation
         if cut.size:
             self.game.look(cut)
-        observations = self.game.observe()
-        over = observations[step.terminated]
-        self.layout.end(over)
-        observations[step.terminated] = over
-        final_obs = np.full(self.num_envs, None, object)
-        for row in rows:
-            final_obs[row] = observations[row]
-        done = step.terminated | step.truncated
-        final_info = self._infos(step.cost, step.allowance)
-        final_info = {k: done.copy() if k.startswith("_") else v for k, v in final_info.items()}
-        return {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done.copy()}
+            observations = self.game.observe()
+            for row in cut.tolist():
+                final_obs[row] = observations[row]
+        final_info = self._infos(step.cost, step.allowance, done)
+        return {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
 
-    def _infos(self, cost: NDArray[np.float64], allowance: NDArray[np.float64]) -> Infos:
+    def _infos(self, cost: NDArray[np.float64], allowance: NDArray[np.float64], where: NDArray[np.bool_]) -> Infos:
+        """The infos of all rows, valid `where` it says so."""
         game = self.game
         infos: Infos = {
             "cost": cost,
@@ -230,7 +227,7 @@ class AssistedDecodingVectorEnv(VectorEnv):
         if game.spec.costs.prices is not None:
             infos["price"] = game.budget.money.copy()
         for name in tuple(infos):
-            infos["_" + name] = self._all_true
+            infos["_" + name] = where
         return infos
 
     def action_masks(self) -> NDArray[np.bool_]:

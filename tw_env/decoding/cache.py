@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 PROMPT_BYTES = 2**30  # upper limit on the remembered prompts' keys and values
 
-Entry = tuple[Tensor, Tensor]  # (layers, 2, length, heads, dim) keys and values, (hidden,) last hidden state
+Prompt = tuple[int, ...]
 
 
 @dataclass
@@ -75,32 +79,68 @@ class RaggedLayer(CacheLayerMixin):
 
 
 class PromptMemory:
-    """Keys and values of prompts seen before, bounded in number and bytes, least recently used out first."""
+    """Keys and values of prompts seen before in one block, so that many are read with one gather.
 
-    def __init__(self, prompts: int) -> None:
+    Bounded in number and bytes; the least recently used goes out first. A longer prompt than any before widens every
+    place of the block.
+
+    Args:
+        prompts: how many are remembered at most.
+        store: (layers, 2, rows, slots, heads, dim) what they are read into; gives sizes, type and device.
+    """
+
+    def __init__(self, prompts: int, store: Tensor) -> None:
         self._limit = prompts
-        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
-        self._bytes = 0
+        self._places: OrderedDict[Prompt, int] = OrderedDict()  # the least recently used first
+        layers, two, _, _, heads, dim = store.shape
+        self._block = store.new_zeros((layers, two, 0, 0, heads, dim))
 
-    def get(self, key: bytes) -> Entry | None:
-        """The entry of a prompt, now the most recently used; None if it isn't remembered."""
-        entry = self._entries.get(key)
-        if entry is not None:
-            self._entries.move_to_end(key)
-        return entry
+    def __len__(self) -> int:
+        return len(self._places)
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Remember a prompt that isn't remembered yet."""
-        self._entries[key] = entry
-        self._bytes += _nbytes(entry)
-        while len(self._entries) > self._limit or self._bytes > PROMPT_BYTES:
-            self._bytes -= _nbytes(self._entries.popitem(last=False)[1])
+    def find(self, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
+        """(n,) where each prompt stands, -1 for one that isn't remembered; those found are now the most recent."""
+        places = [self._places.get(prompt, -1) for prompt in prompts]
+        for prompt, place in zip(prompts, places, strict=True):
+            if place >= 0:
+                self._places.move_to_end(prompt)
+        return np.array(places, np.int64)
+
+    def read(self, places: Tensor, width: int) -> Tensor:
+        """Keys and values (layers, 2, n, width, heads, dim) at places (n,)."""
+        return self._block.narrow(3, 0, width).index_select(2, places)
+
+    def put(self, prompts: Sequence[Prompt], keys_values: Tensor) -> None:
+        """Remember different prompts that aren't remembered yet; keys and values as `read` gives them."""
+        room = self._make_room(len(prompts), max(map(len, prompts)))
+        if not room:
+            return
+        places = torch.tensor([self._place(prompt) for prompt in prompts[-room:]], device=keys_values.device)
+        self._block.narrow(3, 0, keys_values.shape[3]).index_copy_(2, places, keys_values[:, :, -room:])
 
     def clear(self) -> None:
         """Forget all prompts."""
-        self._entries.clear()
-        self._bytes = 0
+        self._places.clear()
 
+    def _make_room(self, wanted: int, width: int) -> int:
+        """Grow the block for so many more prompts of this width, within its bounds; how many it can take."""
+        layers, two, size, old_width, heads, dim = self._block.shape
+        width = max(width, old_width)
+        limit = min(self._limit, PROMPT_BYTES // (layers * two * width * heads * dim * self._block.element_size()))
+        if limit < size:  # wider places, fewer of them
+            self._places.clear()
+            size = 0
+        need = min(len(self._places) + wanted, limit)
+        if need > size or width > old_width:
+            grown = max(need, min(2 * size, limit))
+            block = self._block.new_zeros((layers, two, grown, width, heads, dim))
+            block[:, :, :size, :old_width] = self._block[:, :, :size]
+            self._block = block
+        return min(wanted, limit)
 
-def _nbytes(entry: Entry) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in entry)
+    def _place(self, prompt: Prompt) -> int:
+        """A free place for a prompt, or that of the least recently used one."""
+        count = len(self._places)
+        place = count if count < self._block.shape[2] else self._places.popitem(last=False)[1]
+        self._places[prompt] = place
+        return place

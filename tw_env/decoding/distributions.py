@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,18 +28,16 @@ def student_view(logits: Tensor, top_k: int) -> FloatArray:
         (rows, 1 + top_k + 3): likeliest token, top log-probabilities in falling order, entropy, margin between the best
         two, surprise -log p of the token (all nats).
     """
-    top, index = logits.topk(min(top_k, logits.shape[-1]))
-    shifted = (logits - top[:, :1]).clamp_(min=-1e4)  # logits of -inf would turn 0 log 0 into nan
-    weights = shifted.exp()
-    mean = torch.linalg.vecdot(weights, shifted)[:, None]
-    packed = torch.cat([index[:, :1].to(top.dtype), top, weights.sum(-1, keepdim=True), mean], dim=1)
-    numbers = packed.cpu().numpy()  # the one copy to the host
-    top_logits, total = numbers[:, 1:-2], numbers[:, -2]
-    log_total = np.log(total)
     # H = log Z - E[logit], for logits shifted by their maximum; no normalised copy of the vocabulary is made.
-    entropy = log_total - numbers[:, -1] / total
-    logprobs = top_logits - (top_logits[:, 0] + log_total)[:, None]
-    return _columns(numbers[:, 0], logprobs, entropy, log_total, top_k)
+    shifted = logits - logits.amax(-1, keepdim=True)
+    weights = shifted.exp()
+    mean, total = _to_host(torch.linalg.vecdot(weights, shifted), weights.sum(-1))
+    log_total = np.log(total)
+    entropy = log_total - mean / total
+    if math.isnan(entropy.sum()):  # logits of -inf: 0 log 0
+        (entropy,) = _to_host(torch.special.entr(logits.softmax(-1)).sum(-1))
+    token, top = _top(shifted, min(top_k, logits.shape[-1]))
+    return _view(token, top - log_total[:, None], entropy, log_total, top_k)
 
 
 def sampled_view(logits: Tensor, top_k: int, uniforms: FloatArray) -> tuple[FloatArray, Tensor]:
@@ -49,18 +49,45 @@ def sampled_view(logits: Tensor, top_k: int, uniforms: FloatArray) -> tuple[Floa
     logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
     top, _ = logprobs.topk(min(top_k, logits.shape[-1]))
-    token = inverse_cdf(probs.double(), uniforms)[:, None]
-    entropy = torch.special.entr(probs).sum(-1, keepdim=True)
-    packed = torch.cat([token.to(top.dtype), top, entropy, -logprobs.gather(1, token)], dim=1)
-    numbers = packed.cpu().numpy()
-    return _columns(numbers[:, 0], numbers[:, 1:-2], numbers[:, -2], numbers[:, -1], top_k), logprobs
+    token = inverse_cdf(probs.double(), uniforms)
+    entropy, surprise = torch.special.entr(probs).sum(-1), -logprobs.gather(1, token[:, None])[:, 0]
+    return _view(*_to_host(token, top, entropy, surprise), top_k), logprobs
 
 
-def _columns(token: FloatArray, top: FloatArray, entropy: FloatArray, surprise: FloatArray, top_k: int) -> FloatArray:
-    """The numbers of a view side by side, clipped to what is observed."""
-    view = np.full((len(token), 1 + width(top_k)), LOWEST, token.dtype)  # a vocabulary may be smaller than top_k
+def _top(scores: Tensor, count: int) -> tuple[FloatArray, FloatArray]:
+    """(rows,) the best column, and (rows, count) the largest scores in falling order. The scores are used up."""
+    if scores.device.type != "cpu":
+        values, index = scores.topk(count)
+        best, top = _to_host(index[:, 0], values)
+        return best, top
+    left, rows = scores.numpy(), np.arange(len(scores))  # a few passes of numpy's argmax beat torch's selection here
+    top, best = np.empty((len(left), count), left.dtype), left.argmax(axis=1)
+    column = best
+    for place in range(count):
+        top[:, place] = left[rows, column]
+        if place + 1 < count:
+            left[rows, column] = -np.inf
+            column = left.argmax(axis=1)
+    return best, top
+
+
+def _to_host(*tensors: Tensor) -> list[FloatArray]:
+    """Tensors (rows,) or (rows, n) as arrays; from an accelerator in one copy."""
+    if tensors[0].device.type == "cpu":
+        return [tensor.numpy() for tensor in tensors]
+    columns = [tensor.float().reshape(len(tensor), -1) for tensor in tensors]
+    parts = np.split(torch.cat(columns, dim=1).cpu().numpy(), np.cumsum([c.shape[1] for c in columns[:-1]]), axis=1)
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _view(token: FloatArray, top: FloatArray, entropy: FloatArray, surprise: FloatArray, top_k: int) -> FloatArray:
+    """The numbers of a view side by side, clipped to what is observed; columns as in `student_view`."""
+    view = np.empty((len(token), 1 + width(top_k)), np.float32)
     view[:, 0] = token
-    np.maximum(top, LOWEST, out=view[:, 1 : 1 + top.shape[1]])
+    shown = top.shape[1]
+    np.maximum(top, LOWEST, out=view[:, 1 : 1 + shown])
+    if shown < top_k:  # a smaller vocabulary
+        view[:, 1 + shown : -3] = LOWEST
     np.maximum(entropy, 0.0, out=view[:, -3])
     np.subtract(view[:, 1], view[:, 2], out=view[:, -2])
     view[:, -1] = surprise

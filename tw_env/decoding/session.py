@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from tw_env.decoding.cache import Entry, PromptMemory, RaggedLayer, Step
+from tw_env.decoding.cache import Prompt, PromptMemory, RaggedLayer, Step
 from tw_env.decoding.probe import Anatomy, examine
 
 PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; more prompts go in several passes
+MASKED_PLACES = 2048  # longer texts build their masks anew in every pass
 MOVE_COST = 8  # moving one stored number costs about as much as this many multiply-adds
 
 
@@ -54,7 +55,6 @@ class Session:
         self.hidden_size, self.vocabulary = anatomy.hidden_size, anatomy.vocabulary
         self.lengths = np.zeros(rows, dtype=np.int64)
         self._anatomy, self._device = anatomy, anatomy.device
-        self._prompts = PromptMemory(prompt_memory)
         self._step = Step()
         self._stride = capacity + 1  # one spare slot takes what rows write that have nothing to write
         self._offsets = np.arange(rows) * self._stride  # a row's first place in the flattened store
@@ -63,46 +63,48 @@ class Session:
             shape = (anatomy.layers, 2, rows, self._stride, anatomy.kv_heads, anatomy.head_dim)
             self._store = torch.zeros(shape, dtype=anatomy.dtype, device=self._device)
             self._columns = torch.arange(self._stride, device=self._device)
-            self._nothing_hidden = torch.zeros((1, 1, 1, self._stride), dtype=anatomy.dtype, device=self._device)
             self._open = torch.zeros((), dtype=anatomy.dtype, device=self._device)
             self._shut = torch.full_like(self._open, torch.finfo(anatomy.dtype).min)
+            self._masks = self._mask(self._columns[None])[0, 0] if capacity <= MASKED_PLACES else None
+        self._prompts = PromptMemory(prompt_memory, self._store)
         self._cache = Cache(layers=[RaggedLayer(keys, values, self._step) for keys, values in self._store])
         if not anatomy.proven:
             self._prove(anatomy)
 
     @torch.inference_mode()
-    def reset(self, rows: np.ndarray, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Begin `rows` anew with `prompts`; the final hidden state at each prompt's last token, (r, hidden).
+    def reset(self, rows: np.ndarray, prompts: Sequence[Sequence[int]]) -> None:
+        """Begin `rows` anew with `prompts`; an empty one leaves its row empty.
 
-        Prompts seen before come from memory; new ones are read in one right-padded pass, each once.
+        Prompts seen before come from memory; new ones are read in one right-padded pass, each once. No states come
+        back: leave a prompt's last token to `append` if they are wanted, and all rows go on in one pass.
 
         Raises:
-            ValueError: an empty prompt, one longer than `capacity`, a token id outside the model's
-                vocabulary.
+            ValueError: a prompt longer than `capacity`, a token id outside the model's vocabulary.
         """
         rows = self._checked_rows(rows)
         if len(rows) != len(prompts):
             raise ValueError(f"Expected one prompt per row; got {len(rows)} rows and {len(prompts)} prompts.")
-        texts = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
-        keys = [text.tobytes() for text in texts]
-        entries: dict[bytes, Entry] = {}
-        fresh: dict[bytes, int] = {}  # prompt -> the first place that wants it
-        for place, key in enumerate(keys):
-            if key in entries or key in fresh:
-                continue
-            entry = self._prompts.get(key)
-            if entry is None:
-                self._check_prompt(texts[place])
-                fresh[key] = place
-            else:
-                entries[key] = entry
-        self._prefill(rows, texts, list(fresh.items()), entries)
-        for place, (row, key) in enumerate(zip(rows.tolist(), keys, strict=True)):
-            if fresh.get(key) != place:
-                stored = entries[key][0]
-                self._store[:, :, row, : stored.shape[2]].copy_(stored)
-            self.lengths[row] = len(texts[place])
-        return torch.stack([entries[key][1] for key in keys]) if keys else self._nothing(0)
+        texts = [tuple(prompt) for prompt in prompts]
+        places = self._prompts.find(texts)
+        fresh: dict[Prompt, int] = {}  # prompt -> the row that reads it
+        again: list[tuple[int, int]] = []  # rows to copy from and to
+        for i in np.flatnonzero(places < 0).tolist():
+            self._check_prompt(texts[i])
+            reader = fresh.setdefault(texts[i], int(rows[i]))
+            if reader != rows[i]:
+                again.append((reader, int(rows[i])))
+        lengths = np.array([len(text) for text in texts], dtype=np.int64)
+        self.lengths[rows] = lengths
+        known = np.flatnonzero(places >= 0)
+        if known.size:
+            stored = self._prompts.read(self._to_device(places[known]), int(lengths[known].max()))
+            self._store.narrow(3, 0, stored.shape[3]).index_copy_(2, self._to_device(rows[known]), stored)
+        fresh.pop((), None)
+        if fresh:
+            self._prefill(list(fresh.items()))
+        if again:
+            sources, targets = self._to_device(np.array(again).T)
+            self._store.index_copy_(2, targets, self._store.index_select(2, sources))
 
     @torch.inference_mode()
     def append(self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None = None) -> Tensor:
@@ -118,7 +120,10 @@ class Session:
             ValueError: shapes that don't fit, token ids out of range, a text that would be longer than
                 `capacity`.
         """
-        rows, tokens, counts = self._checked_append(rows, tokens, counts)
+        return self.append_unchecked(*self._checked_append(rows, tokens, counts))
+
+    def append_unchecked(self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None) -> Tensor:
+        """As `append`, for int64 arrays that are known to be right, under `torch.inference_mode`."""
         if rows is None and counts is None and tokens.size:
             start = int(self.lengths[0])
             if (self.lengths == start).all():
@@ -222,42 +227,36 @@ class Session:
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """One pass of the base model. tokens (r, w), positions (r, w) or (1, w) -> (r, w, hidden)."""
         reach = self._step.reach
-        if positions.numel() == 1:  # one new token at one place for all rows: nothing to hide
-            mask = self._nothing_hidden[..., :reach]
+        if self._masks is None:
+            mask = self._mask(positions)[..., :reach]
         else:
-            hides = self._columns[:reach] > positions[:, None, :, None]  # (r or 1, 1, w, reach)
-            mask = torch.where(hides, self._shut, self._open)
+            mask = self._masks.index_select(0, positions.flatten()).view(len(positions), 1, -1, self._stride)
+            mask = mask[..., :reach]
         return self._anatomy.hidden(tokens, mask, positions, self._cache)
 
-    def _prefill(
-        self,
-        rows: np.ndarray,
-        texts: list[np.ndarray],
-        fresh: list[tuple[bytes, int]],
-        entries: dict[bytes, Entry],
-    ) -> None:
-        """Read the prompts in `fresh`, (key, place), into their rows and add what they leave to `entries`."""
-        fresh = sorted(fresh, key=lambda item: len(texts[item[1]]))
+    def _mask(self, positions: Tensor) -> Tensor:
+        """What hides the places after each position, (r, w) -> (r, 1, w, slots)."""
+        return torch.where(self._columns > positions[:, None, :, None], self._shut, self._open)
+
+    def _prefill(self, fresh: list[tuple[Prompt, int]]) -> None:
+        """Read prompts into their rows, and remember them."""
+        fresh = sorted(fresh, key=lambda item: len(item[0]))
         while fresh:
-            chunk = max(1, PREFILL_TOKENS // len(texts[fresh[-1][1]]))
+            chunk = max(1, PREFILL_TOKENS // len(fresh[-1][0]))
             batch, fresh = fresh[-chunk:], fresh[:-chunk]
-            lengths = np.array([len(texts[place]) for _, place in batch])
-            where, width, r = rows[[place for _, place in batch]], int(lengths.max()), len(batch)
-            packed = np.zeros((2 * r * width + r,), dtype=np.int64)  # tokens, slots, index of the last token
-            for i, (_, place) in enumerate(batch):
-                packed[i * width : i * width + lengths[i]] = texts[place]
-            packed[r * width : 2 * r * width] = (where[:, None] * self._stride + np.arange(width)).reshape(-1)
-            packed[2 * r * width :] = np.arange(r) * width + lengths - 1
+            prompts, rows = [prompt for prompt, _ in batch], np.array([row for _, row in batch])
+            r, width = len(batch), max(map(len, prompts))
+            packed = np.zeros((2 * r * width + r,), dtype=np.int64)  # tokens, slots, rows
+            for i, prompt in enumerate(prompts):
+                packed[i * width : i * width + len(prompt)] = prompt
+            packed[r * width : 2 * r * width] = (rows[:, None] * self._stride + np.arange(width)).reshape(-1)
+            packed[2 * r * width :] = rows
             device = self._to_device(packed)
             step = self._step
             step.rows, step.reach, step.fresh = None, width, True
             step.slots = device[r * width : 2 * r * width]
-            hidden = self._forward(device[: r * width].view(r, width), self._columns[:width].unsqueeze(0))
-            last = hidden.flatten(0, 1).index_select(0, device[2 * r * width :])  # (r, hidden)
-            for i, (key, place) in enumerate(batch):
-                entry = (self._store[:, :, rows[place], : lengths[i]].clone(), last[i].clone())
-                entries[key] = entry
-                self._prompts.put(key, entry)
+            self._forward(device[: r * width].view(r, width), self._columns[:width].unsqueeze(0))
+            self._prompts.put(prompts, self._store.narrow(3, 0, width).index_select(2, device[2 * r * width :]))
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -268,19 +267,20 @@ class Session:
 
     def _checked_rows(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.int64)
-        if rows.ndim != 1 or (rows.size and (rows.min() < 0 or rows.max() >= self.rows)):
-            raise ValueError(f"Expected `rows` to be a vector of numbers below {self.rows}; got {rows.tolist()}.")
-        if np.count_nonzero(np.bincount(rows)) < len(rows):
-            raise ValueError(f"Expected each row at most once; got {rows.tolist()}.")
+        listed = rows.tolist()
+        if rows.ndim != 1 or (listed and not 0 <= min(listed) <= max(listed) < self.rows):
+            raise ValueError(f"Expected `rows` to be a vector of numbers below {self.rows}; got {listed}.")
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"Expected each row at most once; got {listed}.")
         return rows
 
-    def _check_prompt(self, text: np.ndarray) -> None:
-        if text.ndim != 1 or not 1 <= len(text) <= self.capacity:
+    def _check_prompt(self, text: Prompt) -> None:
+        if len(text) > self.capacity:
             raise ValueError(
-                f"Expected a prompt of 1 to {self.capacity} tokens (the session's capacity); got "
-                f"{text.size}. Shorten the prompt, or open the session with a larger capacity."
+                f"Expected a prompt of at most {self.capacity} tokens (the session's capacity); got "
+                f"{len(text)}. Shorten the prompt, or open the session with a larger capacity."
             )
-        self._check_tokens(text)
+        self._check_tokens(np.array(text, np.int64))
 
     def _check_tokens(self, tokens: np.ndarray) -> None:
         if tokens.size and tokens.view(np.uint64).max() >= self.vocabulary:  # negative ids are huge here

@@ -26,17 +26,14 @@ class Reader:
 
     session: Session
     prompt_unread: BoolArray  # (rows,)
-    last: Tensor  # (rows, hidden) final hidden state of the last token read
 
 
 @dataclass
 class Caught:
-    """What a model saw while it caught up with r rows."""
+    """What a model saw while it caught up with r rows; a prompt's last token counts as text."""
 
-    hidden: Tensor | None  # (r, w, hidden) after each token of the text that was new to it
+    hidden: Tensor | None  # (r, w, hidden) after each token that was new to it; None without any
     counts: IntArray  # (r,) how many of the w are real
-    fresh: BoolArray  # (r,) whether the prompt was new to it, too
-    prompts: Tensor | None  # (fresh rows, hidden) after the last token of those prompts
 
 
 class LiveTexts:
@@ -75,7 +72,8 @@ class LiveTexts:
         self._teacher = self._reader(pair.teacher, capacity)
         self._prompts: list[Sequence[int]] = [()] * rows
         self.prompt_length = np.zeros(rows, np.int64)
-        self.tokens = np.zeros((rows, places), np.int64)
+        self._text = np.zeros((rows, places + 1), np.int64)  # the prompt's last token, and what was written
+        self.tokens = self._text[:, 1:]
         self.length = np.zeros(rows, np.int64)
         self.proposal = np.zeros((rows, places), np.int64)
         self.surprise = np.zeros((rows, places))
@@ -93,17 +91,16 @@ class LiveTexts:
             self._teacher_logprobs = torch.zeros(shape, device=device)
 
     def _reader(self, model: PreTrainedModel, capacity: int) -> Reader:
-        session = Session(model, self.rows, capacity)
-        last = torch.zeros(self.rows, session.hidden_size, device=model.device, dtype=model.dtype)
-        return Reader(session, np.ones(self.rows, bool), last)
+        return Reader(Session(model, self.rows, capacity), np.ones(self.rows, bool))
 
     # ---- writing ---------------------------------------------------------------------------------------------
 
     def reset(self, rows: IntArray, prompts: Sequence[Sequence[int]]) -> None:
         """Start new texts; nothing is computed yet."""
-        for row, prompt in zip(rows, prompts, strict=True):
+        for row, prompt in zip(rows.tolist(), prompts, strict=True):
             self._prompts[row] = prompt
-            self.prompt_length[row] = len(prompt)
+        self._text[rows, 0] = [prompt[-1] for prompt in prompts]
+        self.prompt_length[rows] = [len(prompt) for prompt in prompts]
         self.length[rows] = 0
         self._forget(rows)
 
@@ -133,40 +130,29 @@ class LiveTexts:
 
     # ---- reading ---------------------------------------------------------------------------------------------
 
-    def _catch_up(self, reader: Reader, rows: IntArray | None) -> Caught:
-        """Feed a model what it has not read of these rows (None: all)."""
+    def _catch_up(self, reader: Reader, rows: IntArray | None, again: bool = False) -> Caught:
+        """Feed a model what it has not read of these rows (None: all); `again`, their last token at least."""
         at = slice(None) if rows is None else rows  # a slice copies nothing
         selected = self._all if rows is None else rows
-        fresh, prompts = reader.prompt_unread[at], None
-        if fresh.any():
-            fresh = fresh.copy()
-            stale = selected[fresh]
-            prompts = reader.session.reset(stale, [self._prompts[row] for row in stale])
-            reader.last[torch.from_numpy(stale)] = prompts
+        if reader.prompt_unread[at].any():
+            stale = selected[reader.prompt_unread[at]]
+            reader.session.reset(stale, [self._prompts[row][:-1] for row in stale.tolist()])
             reader.prompt_unread[stale] = False
-        first = reader.session.lengths[at] - self.prompt_length[at]  # text tokens read before
-        counts = self.length[at] - first
-        width = int(counts.max(initial=0))
+        length = self.length[at]
+        first = reader.session.lengths[at] - self.prompt_length[at] + 1  # of the text, what was read before
+        counts = length - first + 1
+        width, least = int(counts.max(initial=0)), int(counts.min(initial=1))
+        if again and least == 0:
+            read = selected[counts == 0]
+            reader.session.rewind(read, reader.session.lengths[read] - 1)
+            return self._catch_up(reader, rows)
         if width == 0:
-            return Caught(None, counts, fresh, prompts)
-        if width == 1:
-            tokens = self.tokens[selected, np.minimum(first, self.places - 1)][:, None]
-        else:
-            places = np.minimum(first[:, None] + np.arange(width), self.places - 1)
-            tokens = self.tokens[selected[:, None], places]
-        whole = int(counts.min()) == width
-        hidden = reader.session.append(rows, tokens, None if whole else counts)
-        if whole and rows is None:
-            reader.last = hidden[:, -1]
-        elif rows is None and width == 1:
-            new = torch.from_numpy(counts).to(hidden.device, torch.bool)[:, None]
-            reader.last = torch.where(new, hidden[:, 0], reader.last)
-        else:
-            read = np.flatnonzero(counts)
-            reader.last[torch.from_numpy(selected[read])] = hidden[
-                torch.from_numpy(read), torch.from_numpy(counts[read] - 1)
-            ]
-        return Caught(hidden, counts, fresh, prompts)
+            return Caught(None, counts)
+        if width == 1 and least == 1:
+            tokens = self._text[selected, length][:, None]
+            return Caught(reader.session.append_unchecked(rows, tokens, None), counts)
+        tokens = self._text[selected[:, None], np.minimum(first[:, None] + np.arange(width), self.places)]
+        return Caught(reader.session.append_unchecked(rows, tokens, counts), counts)
 
     @torch.inference_mode()
     def look(self, rows: IntArray | None = None, uniforms: FloatArray | None = None) -> None:
@@ -175,8 +161,12 @@ class LiveTexts:
         Args:
             uniforms: (r,) numbers in [0, 1) for the inverse CDF; sampling only.
         """
-        self._catch_up(self._student, rows)
-        last = self._student.last if rows is None else self._student.last[torch.from_numpy(rows)]
+        caught = self._catch_up(self._student, rows, again=True)
+        assert caught.hidden is not None
+        if caught.hidden.shape[1] == 1:
+            last = caught.hidden[:, 0]
+        else:
+            last = caught.hidden[torch.arange(len(caught.counts)), torch.from_numpy(caught.counts - 1)]
         logits = self._student.session.logits(last)[:, : self.pair.vocabulary]
         selected = self._all if rows is None else rows
         if uniforms is None:
@@ -201,19 +191,22 @@ class LiveTexts:
     @torch.inference_mode()
     def read(self, rows: IntArray | None = None) -> None:
         """Let the teacher read these rows (None: all) to their ends and judge the proposals on the way."""
-        caught = self._catch_up(self._teacher, rows)
+        fresh = self._teacher.prompt_unread if rows is None else self._teacher.prompt_unread[rows]
         selected = self._all if rows is None else rows
-        fresh, counts = caught.fresh, caught.counts
-        self.teacher_tokens += int(counts.sum()) + int(self.prompt_length[selected[fresh]].sum())
-        # New places: the one behind a prompt just read (column 0), then one for each token just read.
-        new = np.arange(1 + int(counts.max(initial=0))) <= counts[:, None]  # (r, columns)
-        new[:, 0] = fresh
-        which, column = np.nonzero(new)
-        if not which.size:
+        self.teacher_tokens += int((self.prompt_length[selected[fresh]] - 1).sum())
+        caught = self._catch_up(self._teacher, rows)
+        if caught.hidden is None:
             return
+        counts, width = caught.counts, caught.hidden.shape[1]
+        self.teacher_tokens += int(counts.sum())
+        which, column = np.nonzero(np.arange(width) < counts[:, None])
         owner = selected[which]
-        place = self.length[owner] - counts[which] + column
-        logits = self._teacher.session.logits(_states(caught, which, column))
+        place = self.length[owner] + 1 - counts[which] + column
+        if width == 1 and len(which) == len(counts):
+            states = caught.hidden[:, 0]
+        else:
+            states = caught.hidden[torch.from_numpy(which), torch.from_numpy(column)]
+        logits = self._teacher.session.logits(states)
         logprobs = logits[:, : self.pair.vocabulary].log_softmax(-1)  # (m, vocab)
         proposal = torch.from_numpy(self.proposal[owner, place]).to(logprobs.device)
         judged = distributions.teacher_view(logprobs, proposal).cpu().numpy()
@@ -242,21 +235,3 @@ class LiveTexts:
         use = torch.from_numpy(residual).to(rest.device) & (rest.sum(-1) > 0)
         weights = torch.where(use[:, None], rest, teacher)
         return distributions.inverse_cdf(weights, uniforms).cpu().numpy()
-
-
-def _states(caught: Caught, which: IntArray, column: IntArray) -> Tensor:
-    """(m, hidden) states behind places: row `which` of those caught up, column 0 behind its prompt."""
-    hidden, prompts = caught.hidden, caught.prompts
-    if hidden is not None and prompts is None and hidden.shape[1] == 1 and len(which) == len(hidden):
-        return hidden[:, 0]
-    parts, order = [], []
-    behind_prompt, behind_token = np.flatnonzero(column == 0), np.flatnonzero(column)
-    if prompts is not None:
-        nth = np.cumsum(caught.fresh) - 1
-        parts.append(prompts[torch.from_numpy(nth[which[behind_prompt]])])
-        order.append(behind_prompt)
-    if hidden is not None and behind_token.size:
-        at = (torch.from_numpy(which[behind_token]), torch.from_numpy(column[behind_token] - 1))
-        parts.append(hidden[at])
-        order.append(behind_token)
-    return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(order)))]
