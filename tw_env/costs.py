@@ -101,6 +101,8 @@ class CostModel:
     def milliseconds(self, called: BoolArray, unread: IntArray) -> FloatArray:
         """(rows,) modelled milliseconds of one decision each."""
         assert self.latency is not None
+        if not called.any():
+            return np.full(len(called), self.latency.student_ms)
         return self.latency.student_ms + called * self.latency.call(unread)
 
     def money(self, called: BoolArray, unread: IntArray) -> FloatArray:

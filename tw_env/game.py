@@ -83,6 +83,7 @@ class Game:
         self.settled = np.zeros(rows, np.int64)  # the teacher wrote or judged everything before this place
         self.teacher_read = np.zeros(rows, np.int64)  # tokens in the teacher's cache at batch 1, prompt included
         self.writer = np.zeros((rows, texts.places), np.int8)
+        self._flat_writer, self._first_place = self.writer.reshape(-1), np.arange(rows) * texts.places
         self.steps = np.zeros(rows, np.int64)
         self.quality = np.zeros(rows)
         self.ended = np.ones(rows, bool)
@@ -131,7 +132,7 @@ class Game:
 
     def step(self, actions: IntArray) -> Step:
         """Play one action (rows,) of indices into the action set, in every row."""
-        texts, everyone = self.texts, self._all
+        texts = self.texts
         wanted = self._codes[actions]
         called = wanted != _SELF
         unread = texts.prompt_length + texts.length - self.teacher_read
@@ -154,7 +155,7 @@ class Game:
             token[rows] = self._call(rows, wanted[rows] == _VERIFY, reward)
             self._pending_surprise[rows] = self._least_sure[rows] = 0.0
         place = texts.length.copy() if anyone else before
-        self.writer[everyone, place] = called * _TEACHER  # Writer.STUDENT is 0
+        self._flat_writer[self._first_place + place] = called * _TEACHER  # Writer.STUDENT is 0
         terminated = self._ends[token]
         terminated |= place == self.cap - 1
         texts.write(token, ~terminated)

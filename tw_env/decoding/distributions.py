@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FloatArray = NDArray[np.floating]
-LOWEST = -20.0  # log-probabilities are clipped here wherever they are observed (2e-9)
+LOWEST = -20.0  # log-probabilities are clipped here wherever they are observed
+LEAST = math.exp(LOWEST)  # the probability there, 2e-9
 
 
 def width(top_k: int) -> int:
@@ -28,16 +29,42 @@ def student_view(logits: Tensor, top_k: int) -> FloatArray:
         (rows, 1 + top_k + 3): likeliest token, top log-probabilities in falling order, entropy, margin between the best
         two, surprise -log p of the token (all nats).
     """
-    # H = log Z - E[logit], for logits shifted by their maximum; no normalised copy of the vocabulary is made.
-    shifted = logits - logits.amax(-1, keepdim=True)
-    weights = shifted.exp()
-    mean, total = _to_host(torch.linalg.vecdot(weights, shifted), weights.sum(-1))
-    log_total = np.log(total)
-    entropy = log_total - mean / total
+    count, probs = min(top_k, logits.shape[-1]), logits.softmax(-1)
+    if logits.is_cpu:
+        token, top, best, mean = _summary(logits.numpy(), probs.numpy(), count)
+    else:
+        largest, index = probs.topk(count)
+        best_logit = logits.gather(1, index[:, :1])[:, 0]
+        token, top, best, mean = _to_host(index[:, 0], largest, best_logit, torch.linalg.vecdot(probs, logits))
+    logprobs = np.log(np.maximum(top, LEAST))
+    entropy: FloatArray = (
+        best - logprobs[:, 0] - mean
+    )  # H = log Z - E[logit]; no logarithm of the whole vocabulary is taken
     if math.isnan(entropy.sum()):  # logits of -inf: 0 log 0
-        (entropy,) = _to_host(torch.special.entr(logits.softmax(-1)).sum(-1))
-    token, top = _top(shifted, min(top_k, logits.shape[-1]))
-    return _view(token, top - log_total[:, None], entropy, log_total, top_k)
+        entropy = _to_host(torch.special.entr(logits.softmax(-1)).sum(-1))[0]
+    return _view(token, logprobs, entropy, -logprobs[:, 0], top_k)
+
+
+def _summary(
+    logits: FloatArray, probs: FloatArray, count: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Likeliest token, its (rows, count) largest probabilities, its logit, and the mean logit; `probs` are used up.
+
+    On the host, numpy's passes over a row cost less than torch's selection and sums.
+    """
+    with np.errstate(invalid="ignore"):  # 0 times -inf, see `student_view`
+        mean = np.vecdot(probs, logits)
+    left, first = probs.reshape(-1), np.arange(0, probs.size, probs.shape[1])
+    token = probs.argmax(axis=1)
+    at = first + token
+    best = logits.reshape(-1)[at]
+    top = np.empty((count, len(probs)), probs.dtype)
+    top[0] = left[at]
+    for place in range(1, count):
+        left[at] = -1.0
+        at = first + probs.argmax(axis=1)
+        top[place] = left[at]
+    return token, top.T, best, mean
 
 
 def sampled_view(logits: Tensor, top_k: int, uniforms: FloatArray) -> tuple[FloatArray, Tensor]:
@@ -51,29 +78,13 @@ def sampled_view(logits: Tensor, top_k: int, uniforms: FloatArray) -> tuple[Floa
     top, _ = logprobs.topk(min(top_k, logits.shape[-1]))
     token = inverse_cdf(probs.double(), uniforms)
     entropy, surprise = torch.special.entr(probs).sum(-1), -logprobs.gather(1, token[:, None])[:, 0]
-    return _view(*_to_host(token, top, entropy, surprise), top_k), logprobs
-
-
-def _top(scores: Tensor, count: int) -> tuple[FloatArray, FloatArray]:
-    """(rows,) the best column, and (rows, count) the largest scores in falling order. The scores are used up."""
-    if scores.device.type != "cpu":
-        values, index = scores.topk(count)
-        best, top = _to_host(index[:, 0], values)
-        return best, top
-    left, rows = scores.numpy(), np.arange(len(scores))  # a few passes of numpy's argmax beat torch's selection here
-    top, best = np.empty((len(left), count), left.dtype), left.argmax(axis=1)
-    column = best
-    for place in range(count):
-        top[:, place] = left[rows, column]
-        if place + 1 < count:
-            left[rows, column] = -np.inf
-            column = left.argmax(axis=1)
-    return best, top
+    shown, top_logprobs, nats, of_token = _to_host(token, top, entropy, surprise)
+    return _view(shown, top_logprobs, nats, of_token, top_k), logprobs
 
 
 def _to_host(*tensors: Tensor) -> list[FloatArray]:
     """Tensors (rows,) or (rows, n) as arrays; from an accelerator in one copy."""
-    if tensors[0].device.type == "cpu":
+    if tensors[0].is_cpu:
         return [tensor.numpy() for tensor in tensors]
     columns = [tensor.float().reshape(len(tensor), -1) for tensor in tensors]
     parts = np.split(torch.cat(columns, dim=1).cpu().numpy(), np.cumsum([c.shape[1] for c in columns[:-1]]), axis=1)

@@ -54,7 +54,7 @@ class Session:
         self.rows, self.capacity = rows, capacity
         self.hidden_size, self.vocabulary = anatomy.hidden_size, anatomy.vocabulary
         self.lengths = np.zeros(rows, dtype=np.int64)
-        self._anatomy, self._device = anatomy, anatomy.device
+        self._anatomy, self._device, self._on_host = anatomy, anatomy.device, anatomy.device.type == "cpu"
         self._step = Step()
         self._stride = capacity + 1  # one spare slot takes what rows write that have nothing to write
         self._offsets = np.arange(rows) * self._stride  # a row's first place in the flattened store
@@ -63,6 +63,9 @@ class Session:
             shape = (anatomy.layers, 2, rows, self._stride, anatomy.kv_heads, anatomy.head_dim)
             self._store = torch.zeros(shape, dtype=anatomy.dtype, device=self._device)
             self._columns = torch.arange(self._stride, device=self._device)
+            self._single = list(self._columns.view(-1, 1, 1))
+            nothing_hidden = torch.zeros((1, 1, 1, self._stride), dtype=anatomy.dtype, device=self._device)
+            self._nothing_hidden = [nothing_hidden[..., :reach] for reach in range(self._stride + 1)]
             self._open = torch.zeros((), dtype=anatomy.dtype, device=self._device)
             self._shut = torch.full_like(self._open, torch.finfo(anatomy.dtype).min)
             self._masks = self._mask(self._columns[None])[0, 0] if capacity <= MASKED_PLACES else None
@@ -169,6 +172,10 @@ class Session:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """The model's output head on final hidden states, (..., hidden) -> (..., vocabulary), float32."""
+        return self.head(hidden)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """As `logits`, under `torch.inference_mode`."""
         return self._anatomy.logits(hidden).float()
 
     def forget_prompts(self) -> None:
@@ -180,7 +187,7 @@ class Session:
         width = tokens.shape[1]
         step = self._step
         step.start, step.slots, step.rows, step.reach, step.fresh = start, None, None, start + width, False
-        positions = self._columns[start : start + width].unsqueeze(0)
+        positions = self._single[start] if width == 1 else self._columns[start : start + width].unsqueeze(0)
         hidden = self._forward(self._to_device(tokens), positions)
         self.lengths += width
         return hidden
@@ -227,7 +234,9 @@ class Session:
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """One pass of the base model. tokens (r, w), positions (r, w) or (1, w) -> (r, w, hidden)."""
         reach = self._step.reach
-        if self._masks is None:
+        if positions.numel() == 1:  # one new token at one place for all rows: nothing to hide
+            mask = self._nothing_hidden[reach]
+        elif self._masks is None:
             mask = self._mask(positions)[..., :reach]
         else:
             mask = self._masks.index_select(0, positions.flatten()).view(len(positions), 1, -1, self._stride)
@@ -260,7 +269,7 @@ class Session:
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor if self._device.type == "cpu" else tensor.to(self._device, non_blocking=True)
+        return tensor if self._on_host else tensor.to(self._device, non_blocking=True)
 
     def _nothing(self, *shape: int) -> Tensor:
         return torch.zeros((*shape, self.hidden_size), dtype=self._anatomy.dtype, device=self._device)
