@@ -13,7 +13,7 @@ from tw_env.budget import Budget
 from tw_env.costs import CostModel
 from tw_env.decoding.accept import Accept
 from tw_env.decoding.texts import LiveTexts
-from tw_env.observations import GameLayout
+from tw_env.observations import OF_THE_GAME, GameLayout
 from tw_env.rewards import Reward
 from tw_env.rules import Constraint
 
@@ -88,9 +88,11 @@ class Game:
         self.quality = np.zeros(rows)
         self.ended = np.ones(rows, bool)
         self.dropped = np.zeros(rows, np.int64)  # tokens that the last step took back
-        self._pending_surprise = np.zeros(rows)
-        self._least_sure = np.zeros(rows)
-        self._last_kept = np.ones(rows)
+        self._shown = np.zeros((len(OF_THE_GAME), rows), np.float32)  # as the policy sees it, a row a feature
+        (
+            self._ends_here, self._pending, self._pending_surprise, self._least_sure, self._position, self._last_kept,
+        ) = self._shown  # fmt: skip
+        self._last_kept[:] = 1.0
         self._all = np.arange(rows)
         self._codes = np.array(spec.actions, np.int64)
         self._ends = np.zeros(texts.pair.vocabulary, bool)
@@ -126,7 +128,9 @@ class Game:
         self.texts.look(rows, uniforms)
         at = slice(None) if rows is None else rows
         proposed = self.texts.view[at, 0].astype(np.int64)
-        self._would_end[at] = self._ends[proposed] | (self.texts.length[at] == self.cap - 1)
+        would_end = self._ends[proposed]
+        would_end |= self.texts.length[at] == self.cap - 1
+        self._would_end[at] = self._ends_here[at] = would_end
         if self.spec.eager:
             self.texts.read(rows)
 
@@ -285,15 +289,9 @@ class Game:
     def observe(self) -> NDArray[np.float32]:
         """(rows, size) observations of all rows as they stand; see `observe_final` for final texts."""
         length = self.texts.length
-        state: dict[str, NDArray[np.generic]] = {
-            "would_end": self._would_end,
-            "pending": (length - self.settled) / self.cap,
-            "pending_surprise": self._pending_surprise,
-            "least_sure": self._least_sure,
-            "position": length / self.cap,
-            "last_kept": self._last_kept,
-        }
-        return self.layout.observe(self.texts.view, self.texts.hidden, state, self.budget)
+        np.divide(length - self.settled, self.cap, out=self._pending)
+        np.divide(length, self.cap, out=self._position)
+        return self.layout.observe(self.texts.view, self.texts.hidden, self._shown, self.budget)
 
     def observe_final(self, rows: IntArray) -> NDArray[np.float32]:
         """(r, size) observations of rows whose texts are final."""

@@ -58,6 +58,8 @@ def features(top_k: int, vocabulary: int, cap: int, hidden: int) -> tuple[Featur
     return tuple(shown)
 
 
+#: The features that the game itself keeps for every row; they stand side by side.
+OF_THE_GAME = ("would_end", "pending", "pending_surprise", "least_sure", "position", "last_kept")
 FEATURES = features(top_k=5, vocabulary=512, cap=24, hidden=0)  # as in the default environments
 
 
@@ -104,27 +106,27 @@ class GameLayout(Layout):
         super().__init__(features(top_k, vocabulary, cap, hidden), cap)
         self._column = {name: where.start for name, where in self.slices.items()}
         self._student = slice(0, self.slices["surprise"].stop)  # what `LiveTexts.view` holds behind the token
+        self._game = slice(self.slices[OF_THE_GAME[0]].start, self.slices[OF_THE_GAME[-1]].stop)
         self._rule = slice(self.slices["quantity"].start, self.slices["limit"].stop)
 
     def observe(
         self,
         view: NDArray[np.float32],
         hidden: NDArray[np.float32],
-        state: dict[str, NDArray[np.generic]],
+        state: NDArray[np.float32],
         budget: Budget,
     ) -> NDArray[np.float32]:
         """(rows, size) observations.
 
         Args:
             view: (rows, 1 + student features) see `LiveTexts.view`. hidden: (rows, hidden) or (rows, 0).
-            state: (rows,) arrays by feature name for `would_end` to `last_kept`, in the feature's unit.
+            state: (features, rows) the features `OF_THE_GAME`, in their units.
             budget: the rows' rules and accounts.
         """
         column = self._column
         obs = np.empty((len(view), self.size), np.float32)
         np.minimum(view[:, 1:], SURE, out=obs[:, self._student])  # log-probabilities come clipped from below
-        for name, values in state.items():
-            obs[:, column[name]] = values
+        obs[:, self._game] = state.T
         obs[:, self._rule] = budget.rule
         obs[:, column["left"]] = budget.left()
         obs[:, column["ended"]] = 0.0
@@ -133,7 +135,7 @@ class GameLayout(Layout):
         return obs
 
     def observe_final(
-        self, position: NDArray[np.float64], last_kept: NDArray[np.float64], rows: NDArray[np.int64], budget: Budget
+        self, position: NDArray[np.floating], last_kept: NDArray[np.floating], rows: NDArray[np.int64], budget: Budget
     ) -> NDArray[np.float32]:
         """(r, size) observations of these rows when their texts are final: no next token, nothing pending, `ended`."""
         column = self._column

@@ -184,7 +184,7 @@ class AssistedDecodingVectorEnv(VectorEnv):
             raise ValueError(
                 f"Expected {self.num_envs} whole numbers, one action a row; got {chosen.dtype} of shape {chosen.shape}."
             )
-        chosen = chosen.astype(np.int64)
+        chosen = chosen.astype(np.int64, copy=False)
         if chosen.view(np.uint64).max() >= count:  # a negative one is huge here
             names = ", ".join(f"{i} ({a.name})" for i, a in enumerate(self.game.spec.actions))
             raise ValueError(f"Expected actions out of {names}; got {chosen[(chosen < 0) | (chosen >= count)][0]}.")

@@ -38,6 +38,7 @@ class RaggedLayer(CacheLayerMixin):
         super().__init__()
         self.keys, self.values, self.step = keys, values, step
         self._flat_keys, self._flat_values = keys.flatten(0, 1), values.flatten(0, 1)
+        self._keys_by_head, self._values_by_head = keys.transpose(1, 2), values.transpose(1, 2)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -47,21 +48,20 @@ class RaggedLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Store new tokens, (r, heads, w, dim); what may be attended to, (r, heads, reach, dim)."""
-        step, keys, values = self.step, self.keys, self.values
-        new_keys, new_values = key_states.transpose(1, 2), value_states.transpose(1, 2)
+        step, keys, values = self.step, self._keys_by_head, self._values_by_head
         if step.slots is None:
-            width = new_keys.shape[1]
-            keys.narrow(1, step.start, width).copy_(new_keys)
-            values.narrow(1, step.start, width).copy_(new_values)
+            width = key_states.shape[2]
+            keys.narrow(2, step.start, width).copy_(key_states)
+            values.narrow(2, step.start, width).copy_(value_states)
         else:
-            self._flat_keys.index_copy_(0, step.slots, new_keys.flatten(0, 1))
-            self._flat_values.index_copy_(0, step.slots, new_values.flatten(0, 1))
+            self._flat_keys.index_copy_(0, step.slots, key_states.transpose(1, 2).flatten(0, 1))
+            self._flat_values.index_copy_(0, step.slots, value_states.transpose(1, 2).flatten(0, 1))
         if step.fresh:
             return key_states, value_states
-        keys, values = keys.narrow(1, 0, step.reach), values.narrow(1, 0, step.reach)
+        keys, values = keys.narrow(2, 0, step.reach), values.narrow(2, 0, step.reach)
         if step.rows is not None:
             keys, values = keys.index_select(0, step.rows), values.index_select(0, step.rows)
-        return keys.transpose(1, 2), values.transpose(1, 2)
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of what a mask covers."""
