@@ -119,12 +119,17 @@ def make_row(
     kind: str,
     seed: int = 0,
     training_teacher_tokens: int = 0,
+    training_env_steps: int = 0,
+    training_seconds: float = 0.0,
+    asking_auc: float | None = None,
 ) -> Row:
     """A row of the benchmark. Means are over prompts; numbers that don't exist are None.
 
     Fields beyond the obvious: `calls_per_token` is sum over sum; `within_rule` the share of outputs that spent no more
     than was allowed; `spend_over_rule` the mean excess of spent over allowed in percent of the written tokens for a
-    rule on calls per token, in the rule's unit otherwise, 0 where less was spent; `latency_ms` modelled, per output.
+    rule on calls per token, in the rule's unit otherwise, 0 where less was spent; `latency_ms` modelled, per output;
+    `training_...` what making the agent took: tokens that the teacher read, steps of all rows, processor seconds;
+    `asking_auc` see `agents.asking`.
     """
     constraint = parse(rule) if isinstance(rule, str) else rule
     outcomes, spec = played.outcomes, env.game.spec
@@ -158,6 +163,9 @@ def make_row(
         "student_quality": float(ends.student.mean()),
         "teacher_quality": float(ends.teacher.mean()),
         "training_teacher_tokens": training_teacher_tokens,
+        "training_env_steps": training_env_steps,
+        "training_seconds": training_seconds,
+        "asking_auc": asking_auc,
     }
 
 

@@ -8,10 +8,18 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from agents.baselines.calibration import CalibrationConfig
+from agents.baselines.actor_critic import ActorCritic, ActorCriticConfig
+from agents.baselines.calibration import CalibrationConfig, calibrate
+from agents.baselines.dqn_lagrangian import DQNLagrangian, DQNLagrangianConfig
 from agents.baselines.heuristic import Heuristic
+from agents.baselines.maskable_ppo import MaskablePPOAgent
+from agents.baselines.optimum import Optimum
 from agents.baselines.oracles import Oracle
+from agents.baselines.ppo import PPOConfig
+from agents.baselines.ppo_fixed_price import PPOFixedPrice, PPOFixedPriceConfig
 from agents.baselines.ppo_lagrangian import PPOLagrangian, PPOLagrangianConfig
+from agents.baselines.router import Router, RouterConfig
+from agents.baselines.router_policy import Target
 from agents.pcl.recipe import Recipe, train_pcl
 from agents.rollout import Predicts
 from tw_env.policies import speculative, student_alone, teacher_alone
@@ -54,11 +62,17 @@ class Effort:
     """Of constrained PCL."""
     ppo: PPOLagrangianConfig = field(default_factory=PPOLagrangianConfig)
     """Of PPO-Lagrangian."""
+    fixed_price: PPOFixedPriceConfig = field(default_factory=PPOFixedPriceConfig)
+    """Of PPO with a fixed price."""
+    masked: PPOConfig = field(default_factory=PPOConfig)
+    """Of MaskablePPO."""
+    dqn: DQNLagrangianConfig = field(default_factory=DQNLagrangianConfig)
+    """Of DQN-Lagrangian."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    """Of the heuristics."""
+    """Of the cuts of heuristics and learned agents."""
 
 
-Progress = Callable[[float], object]  # told the finished share of making an agent, from 0 to 1
+Progress = Callable[..., object]  # told the finished share of making an agent, from 0 to 1, and numbers for its log
 Make = Callable[[Arena, int, Effort, Progress], Predicts]
 
 
@@ -70,9 +84,10 @@ class Entry:
         name: in the rows. kind: in the rows.
         make: (arena, seed, effort, progress) -> what plays.
         games: action sets that it plays. accept: which pending tokens VERIFY keeps in its game.
+        hard: whether its game masks what can't be afforded.
+        hidden: whether it sees the student's last hidden state, too.
         rules: which rules it is played under.
         seeded: whether its result depends on the seed, so that several are run.
-        deterministic: how its actions are chosen in the evaluation; False draws them.
         weight: how long it takes to make, relative to playing all test prompts once; for the estimate of time.
     """
 
@@ -81,9 +96,10 @@ class Entry:
     make: Make
     games: tuple[str, ...] = GAMES
     accept: str = "exact"
+    hard: bool = False
+    hidden: bool = False
     rules: Rules = Rules.ALL
     seeded: bool = False
-    deterministic: bool = True
     weight: float = 0.0
 
 
@@ -112,21 +128,47 @@ def _oracle(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Pred
     return Oracle(arena.test)
 
 
-def _pcl(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
-    recipe = replace(effort.recipe, pcl=replace(effort.recipe.pcl, seed=seed))
+def _pcl(whole_text: bool, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
+    recipe = replace(effort.recipe, pcl=replace(effort.recipe.pcl, seed=seed, whole_text=whole_text))
     rounds = max(recipe.pcl.iterations, 1)
-    return train_pcl(arena.train, recipe, log=lambda done, numbers: progress(0.9 * (done + 1) / rounds))
+    return train_pcl(arena.train, recipe, log=lambda done, numbers: progress(0.8 * (done + 1) / rounds, numbers))
 
 
-def _ppo_lagrangian(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
-    config = replace(effort.ppo, seed=seed)
-    return PPOLagrangian(config).learn(arena.train, log=lambda done, numbers: progress(min(done / config.steps, 1.0)))
+def _from_sb3(kind: Any, settings: str, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
+    config = replace(getattr(effort, settings), seed=seed)
+    agent = kind(config).learn(
+        arena.train, log=lambda done, numbers: progress(0.8 * min(done / config.steps, 1.0), numbers)
+    )
+    calibrate(agent.policy, arena.train, effort.calibration)
+    return agent
+
+
+def _actor_critic(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
+    pcl = replace(effort.recipe.pcl, seed=seed)
+    rounds = max(pcl.iterations, 1)
+    agent = ActorCritic(ActorCriticConfig(pcl)).learn(
+        arena.train, log=lambda done, numbers: progress(0.8 * (done + 1) / rounds, numbers)
+    )
+    assert agent.policy is not None
+    calibrate(agent.policy, arena.train, effort.calibration)
+    return agent
+
+
+def _router(target: Target, episode: bool, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
+    config = RouterConfig(target=target, episode=episode, seed=seed, calibration=effort.calibration)
+    return Router(config).learn(arena.train, progress)
+
+
+def _optimum(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
+    return Optimum(arena.test, progress=progress)
 
 
 # ---- the field -------------------------------------------------------------------------------------------------
 
-_CALIBRATED = 25.0  # playing a few thousand prompts under ten limits, eleven times
-_LEARNED = 150.0
+_CALIBRATED = 40.0  # playing a few thousand prompts under many limits, eleven times
+_LEARNED = _SB3 = 150.0
+_ROUTER = 100.0
+_SEARCHED = 150.0
 
 FIELD: tuple[Entry, ...] = (
     Entry("student", Kind.FIXED, _alone, rules=Rules.NEVER),
@@ -141,8 +183,29 @@ FIELD: tuple[Entry, ...] = (
     Entry("speculative", Kind.FIXED, partial(_speculative, None), (VERIFYING,), rules=Rules.FREE),
     Entry("speculative-4", Kind.FIXED, partial(_speculative, 4), (VERIFYING,), rules=Rules.FREE),
     Entry("oracle", Kind.ORACLE, _oracle, rules=Rules.FREE),
-    Entry("pcl", Kind.LEARNED, _pcl, seeded=True, weight=_LEARNED),
-    Entry("ppo-lagrangian", Kind.LEARNED, _ppo_lagrangian, seeded=True, deterministic=False, weight=_LEARNED),
+    Entry("optimum", Kind.ORACLE, _optimum, weight=_SEARCHED),
+    Entry("router", Kind.LEARNED, partial(_router, Target.DISAGREEMENT, False), seeded=True, weight=_ROUTER),
+    Entry("router-gain", Kind.LEARNED, partial(_router, Target.GAIN, False), seeded=True, weight=_ROUTER),
+    Entry("router-episode", Kind.LEARNED, partial(_router, Target.DISAGREEMENT, True), seeded=True, weight=_ROUTER),
+    Entry(
+        "information-limit", Kind.LEARNED, partial(_router, Target.GAIN, True), hidden=True, seeded=True, weight=_ROUTER
+    ),
+    Entry("pcl", Kind.LEARNED, partial(_pcl, True), hidden=True, seeded=True, weight=_LEARNED),
+    Entry("pcl-last-state", Kind.LEARNED, partial(_pcl, False), seeded=True, weight=_LEARNED),
+    Entry("actor-critic", Kind.LEARNED, _actor_critic, seeded=True, weight=_LEARNED),
+    Entry("ppo-lagrangian", Kind.LEARNED, partial(_from_sb3, PPOLagrangian, "ppo"), seeded=True, weight=_SB3),
+    Entry(
+        "ppo-fixed-price", Kind.LEARNED, partial(_from_sb3, PPOFixedPrice, "fixed_price"), seeded=True, weight=_LEARNED
+    ),
+    Entry(
+        "maskable-ppo",
+        Kind.LEARNED,
+        partial(_from_sb3, MaskablePPOAgent, "masked"),
+        hard=True,
+        seeded=True,
+        weight=_LEARNED,
+    ),
+    Entry("dqn-lagrangian", Kind.LEARNED, partial(_from_sb3, DQNLagrangian, "dqn"), seeded=True, weight=_SB3),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 OF_EPISODES = ("quality", "calls", "tokens", "spent", "allowed", "prompt")
+SUMS = "sums/"  # before their names in a file
 
 
 class Predicts(Protocol):
@@ -102,6 +104,31 @@ class Episodes:
         sums = {name: np.concatenate([part.sums[name] for part in parts]) for name in parts[0].sums}
         return Episodes(**arrays, starts=np.concatenate([*starts, offsets[-1:]]), sums=sums)
 
+    def save(self, path: Path) -> None:
+        """Write all arrays into one compressed `.npz` file, which `load` reads without pickle."""
+        arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sums"}
+        arrays |= {SUMS + name: values for name, values in self.sums.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @staticmethod
+    def load(path: Path) -> Episodes:
+        """What `save` wrote.
+
+        Raises:
+            ValueError: arrays are missing.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        sums = {name.removeprefix(SUMS): arrays.pop(name) for name in list(arrays) if name.startswith(SUMS)}
+        missing = sorted({f.name for f in fields(Episodes)} - {"sums"} - set(arrays))
+        if missing:
+            raise ValueError(
+                f"Expected episodes written by Episodes.save, got {path} without {', '.join(missing)}. Write them anew."
+            )
+        return Episodes(**arrays, sums=sums)
+
 
 def check_autoreset(env: VectorEnv) -> None:
     """Raises ValueError unless finished rows are reset within the step."""
@@ -114,11 +141,31 @@ def check_autoreset(env: VectorEnv) -> None:
 
 
 def final(infos: dict[str, Any], name: str, done: NDArray[np.bool_]) -> FloatArray:
-    """(rows,) a number from the last info where an episode is done, from the current one elsewhere."""
-    if name not in infos:
-        raise KeyError(f"Expected info[{name!r}] on every step of a constrained environment; got {sorted(infos)}.")
-    now = np.asarray(infos[name], np.float64)
-    return np.where(done, infos["final_info"][name], now) if done.any() else now
+    """(rows,) a number from the last info where an episode is done, from the current one elsewhere.
+
+    Gymnasium's batches of single environments mark by a mask `_name` which rows told the number, and hold 0 for others.
+
+    Raises:
+        KeyError: a row did not tell it.
+        TypeError: it isn't a float; see the message.
+    """
+    values = np.zeros(len(done))
+    for rows, told in ((~done, infos), (done, infos.get("final_info", {}))):
+        if not rows.any():
+            continue
+        if name not in told or not np.broadcast_to(told.get("_" + name, True), done.shape)[rows].all():
+            raise KeyError(
+                f"Expected info[{name!r}] on every step of a constrained environment, 0.0 included; some rows told "
+                f"only {sorted(key for key in told if not key.startswith('_'))}. Set it in a wrapper's step."
+            )
+        numbers = np.asarray(told[name])
+        if numbers.dtype.kind != "f":  # a batch takes the type of its first row's number: after a 0, .3 becomes 0
+            raise TypeError(
+                f"Expected info[{name!r}] to be a float, got {numbers.dtype}; in a batch of environments fractions "
+                f"would be lost. Set info[{name!r}] = float(...)."
+            )
+        values[rows] = numbers[rows]
+    return values
 
 
 class Collector:
@@ -130,64 +177,83 @@ class Collector:
         self.actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
         self.restart(seed)
 
-    def restart(self, seed: int) -> None:
-        """Drop unfinished episodes and seed the environment anew, as at every checkpoint."""
+    def restart(self, seed: int, drop: int = 0, options: dict[str, Any] | None = None) -> None:
+        """Drop unfinished episodes and seed the environment anew, as at every checkpoint.
+
+        Args:
+            drop: so many episodes that finish next are dropped. When all rows begin together, the first to finish are
+                the short ones; after two episodes a row the rows are out of step, and what finishes is fair.
+            options: of the environment's reset.
+        """
         rows = self.env.num_envs
-        self.observations, infos = self.env.reset(seed=seed)
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self.observations = np.array(observations, np.float32)
         self._mask = self._masks(infos)
         self._parts: list[dict[str, NDArray[Any]]] = []
+        self._finished: dict[int, tuple[NDArray[np.float32], bool, dict[str, float]]] = {}
         self._episode = np.arange(rows)  # running number of the episode in each row
-        self._before = dict(zip(self._episode.tolist(), self._allowed(infos).tolist(), strict=True))
-        self._next = rows
+        allowed = np.asarray(infos.get("allowance", np.zeros(rows)), np.float64)
+        self._before = dict(enumerate(allowed.tolist()))
+        self._next, self._drop = rows, drop
 
     def _masks(self, infos: dict[str, Any]) -> NDArray[np.bool_]:
         if "action_mask" in infos:
             return np.asarray(infos["action_mask"]).astype(bool)
         return np.ones((self.env.num_envs, self.actions), bool)
 
-    def _allowed(self, infos: dict[str, Any]) -> FloatArray:
-        return np.asarray(infos.get("allowance", np.zeros(self.env.num_envs)), np.float64)
-
     def collect(self, policy: Predicts, episodes: int) -> Episodes:
         """Play with sampled actions until so many more episodes are finished, at least."""
-        finished: dict[int, tuple[NDArray[np.float32], bool, dict[str, float]]] = {}
-        while len(finished) < episodes:
-            self._step(policy, finished)
-        return self._cut_out(finished)
+        while self._drop and len(self._finished) < self._drop:
+            self._step(policy)
+        if self._drop:
+            self._hand_out()
+            self._drop = 0
+        while len(self._finished) < episodes:
+            self._step(policy)
+        return self._hand_out()
 
-    def _step(self, policy: Predicts, finished: dict[int, Any]) -> None:
+    def collect_first(self, policy: Predicts, episodes: int) -> Episodes:
+        """Play with sampled actions until the first so many episodes since the restart are finished, and no others."""
+        while not all(number in self._finished for number in range(episodes)):
+            self._step(policy)
+        return self._hand_out(np.arange(episodes))
+
+    def _step(self, policy: Predicts) -> None:
         actions, _ = policy.predict(self.observations, deterministic=False, action_masks=self._mask)
-        after, rewards, terminated, truncated, infos = self.env.step(np.asarray(actions))
+        actions = np.asarray(actions)
+        after, rewards, terminated, truncated, infos = self.env.step(actions)
         done = terminated | truncated
-        allowance = final(infos, "allowance", done) if "allowance" in infos else np.zeros(len(done))
+        allows = "allowance" in infos or "allowance" in infos.get("final_info", {})
         self._parts.append({
-            "observations": self.observations, "actions": np.asarray(actions), "rewards": rewards,
-            "costs": final(infos, "cost", done), "allowances": allowance, "masks": self._mask,
-            "episode": self._episode.copy(),
+            "observations": self.observations, "actions": actions, "rewards": np.asarray(rewards, np.float64),
+            "costs": final(infos, "cost", done), "masks": self._mask, "episode": self._episode.copy(),
+            "allowances": final(infos, "allowance", done) if allows else np.zeros(len(done)),
         })  # fmt: skip
         for row in np.flatnonzero(done):
             last = infos["final_info"]
             sums = {name: float(last[name][row]) for name in OF_EPISODES if name in last}
-            finished[int(self._episode[row])] = (infos["final_obs"][row], bool(truncated[row]), sums)
+            observation = np.asarray(infos["final_obs"][row], np.float32)
+            self._finished[int(self._episode[row])] = (observation, bool(truncated[row]), sums)
             self._before[self._next] = float(infos["allowance"][row]) if "allowance" in infos else 0.0
             self._episode[row] = self._next
             self._next += 1
-        self.observations, self._mask = after, self._masks(infos)
+        self.observations, self._mask = np.array(after, np.float32), self._masks(infos)
 
-    def _cut_out(self, finished: dict[int, tuple[NDArray[np.float32], bool, dict[str, float]]]) -> Episodes:
+    def _hand_out(self, wanted: IntArray | None = None) -> Episodes:
+        """The finished episodes, or those of them with these numbers, in the order in which they started."""
         flat = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
-        whole = np.isin(flat["episode"], list(finished))
+        whole = np.isin(flat["episode"], list(self._finished) if wanted is None else wanted)
         self._parts = [{name: values[~whole] for name, values in flat.items()}]
         order = np.flatnonzero(whole)[np.argsort(flat["episode"][whole], kind="stable")]
         numbers, counts = np.unique(flat.pop("episode")[order], return_counts=True)
-        ends = [finished[number] for number in numbers.tolist()]
+        ends = [self._finished.pop(number) for number in numbers.tolist()]
         return Episodes(
             **{name: values[order] for name, values in flat.items()},
             starts=np.concatenate([[0], np.cumsum(counts)]),
-            last=np.stack([end[0] for end in ends]),
-            cut=np.array([end[1] for end in ends]),
+            last=np.stack([last for last, _, _ in ends]),
+            cut=np.array([cut for _, cut, _ in ends]),
             before=np.array([self._before.pop(number) for number in numbers.tolist()]),
-            sums={name: np.array([end[2][name] for end in ends]) for name in ends[0][2]},
+            sums={name: np.array([sums[name] for _, _, sums in ends]) for name in ends[0][2]},
         )
 
 

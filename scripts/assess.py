@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 
 import tw_env
 from agents.assessment import Assessment, Point, assess
 from agents.recording import Recorded
+from scripts.command import run
 from tw_env.costs import LatencyTable
 from tw_env.decoding.latency import measure
 from tw_env.settings import Settings, load_models
@@ -125,13 +125,15 @@ def verdict(found: Assessment) -> str:
     else:
         saved = 1 - simple.calls_per_token / max(found.drafted.calls_per_token, 1e-9)
         lines.append(
-            f"A simple threshold ({simple.name}) recovers {MOST:.0%} of it at {simple.calls_per_token:.3f} teacher "
+            f"A simple threshold ({simple.name}) recovers {recovered(found, simple):.0%} of it at "
+            f"{simple.calls_per_token:.3f} teacher "
             f"calls per token; lossless speculative decoding needs {found.drafted.calls_per_token:.3f}"
             + (f", so {saved:.0%} of its calls are saved." if saved > 0 else ", which is no more: prefer it.")
         )
     if ideal is not None:
         lines.append(
-            f"Who knew beforehand where to ask would need {ideal.calls_per_token:.3f}: that is a policy's room."
+            f"Who knew beforehand where to ask would recover {recovered(found, ideal):.0%} at "
+            f"{ideal.calls_per_token:.3f}: that is a policy's room."
         )
     lines.append(_about_time(found, simple))
     return "\n".join(lines)
@@ -160,4 +162,4 @@ def _about_time(found: Assessment, simple: Point | None) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run(main, Options, __doc__)

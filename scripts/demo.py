@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
@@ -31,6 +30,7 @@ from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
 from agents.recording import Recorded
 from agents.rollout import Predicts
 from scripts import pictures
+from scripts.command import run
 from scripts.demo_text import INTRODUCTION, MADE_BY, print_table, where_to_look
 from scripts.examples import Example, Group, choose_groups, collect, columns_of, one_row
 from scripts.page import Page
@@ -77,6 +77,8 @@ class Options:
     """Rows of the batched game."""
     seed: int = 0
     """Seed of training and of play."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
     threads: int = 0
     """Torch's threads; 0 takes one for each core."""
 
@@ -118,6 +120,7 @@ class Demo:
         """Rows of the game on one part of the dictionary. All games of a pair remember the same prefixes."""
         limit = self.options.words if split == "test" else None
         settings: dict[str, Any] = {"split": split, "limit": limit, "accept": accept, **ENVIRONMENT}
+        settings["device"] = self.options.device
         return Recorded(tw_env.make_vec(GAME, self.options.rows, actions=VERIFYING, **settings))
 
     def run(self) -> None:
@@ -243,4 +246,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run(main, Options, __doc__)

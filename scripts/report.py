@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from agents.evaluation import play, play_ends
 from scripts import evaluate, pictures
+from scripts.command import run
 from scripts.examples import Example, Group, choose_groups, collect, columns_of, one_row
 from scripts.page import Page
-from scripts.rows import Row
-
-LOG = "log.jsonl"
-NEEDED = (
-    "task", "actions", "accept", "agent", "kind", "seed", "rule", "quantity", "limit", "quality", "recovered_gap",
-    "recovered_gap_low", "recovered_gap_high", "calls_per_token",
-)  # fmt: skip
+from scripts.rows import Row, read_rows
+from scripts.summary import Game, pooled, summarise
+from scripts.workers import LOG
 
 
 @dataclass
@@ -37,8 +33,10 @@ class Options:
     """What `scripts.benchmark` or `scripts.demo` wrote."""
     out: Path
     """Folder of the page and the pictures; what it holds under their names is replaced."""
+    outcomes: Path | None = None
+    """Folder of what came of every prompt, as scripts.benchmark keeps it, for paired tests; None: beside --rows."""
     runs: Path | None = None
-    """Folder with training runs, searched for log.jsonl, for learning curves."""
+    """Folder with training runs, searched for log.jsonl, for learning curves; None: the sweep's runs of seed 0."""
     policy: str | None = None
     """Folder of a saved policy, or name of a shipped one, to show texts token by token."""
     task: Literal["pronounce", "text"] = "pronounce"
@@ -59,34 +57,14 @@ class Options:
     """Headline of the page."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a benchmark file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it isn't JSON, or not a list of rows with the fields that a report needs.
-    """
-    try:
-        rows = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"Expected rows as JSON in {path}, got something else: {error}.") from None
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"Expected a list of at least one row in {path}; scripts.benchmark writes such files.")
-    for number, row in enumerate(rows):
-        missing = [name for name in NEEDED if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise ValueError(f"Expected the fields of scripts.benchmark in row {number} of {path}; missing: {missing}.")
-    return rows
-
-
-def read_runs(folder: Path | None) -> dict[str, pictures.Curves]:
-    """Learning curves by the name of the run.
+def read_runs(folder: Path | None, outcomes: Path) -> dict[str, pictures.Curves]:
+    """Learning curves by the name of the run; without a folder, those of seed 0 that a sweep kept, if any.
 
     Raises:
         FileNotFoundError: a folder without any log.
     """
     if folder is None:
-        return {}
+        return {log.parent.name: pictures.read_curves(log) for log in sorted(outcomes.glob(f"*-0/{LOG}"))}
     logs = sorted(folder.rglob(LOG))
     if not logs:
         raise FileNotFoundError(f"Expected runs with {LOG} below {folder}, as scripts.train writes them; found none.")
@@ -123,27 +101,45 @@ def introduction(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def draw(rows: Sequence[Row], curves: dict[str, pictures.Curves]) -> dict[str, Figure]:
+    """The pictures by their names."""
+    drawn: dict[str, Figure] = {"frontier": pictures.frontier(rows), "spend": pictures.spend(rows)}
+    if all("within_rule" in row for row in rows):
+        drawn["within"] = pictures.within(rows)
+    for name, of_run in curves.items():
+        drawn[f"learning-{name.replace('/', '-')}" if name != "." else "learning"] = pictures.learning(of_run)
+    return drawn
+
+
+def summary_text(games: Sequence[Game]) -> str:
+    """Standings and paired tests as JSON."""
+    return json.dumps([game.record() for game in games], indent=1) + "\n"
+
+
 def main(options: Options) -> None:
     """Draw and write everything."""
-    rows, curves = read_rows(options.rows), read_runs(options.runs)
+    outcomes = options.outcomes or options.rows.with_suffix(".outcomes")
+    rows, curves = read_rows(options.rows), read_runs(options.runs, outcomes)
+    merged = pooled(rows, outcomes)
+    games = summarise(rows, merged, outcomes)
     options.out.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, Figure] = {"frontier": pictures.frontier(rows), "spend": pictures.spend(rows)}
-    for name, run in curves.items():
-        drawn[f"learning-{name.replace('/', '-')}" if name != "." else "learning"] = pictures.learning(run)
+    drawn = draw(merged, curves)
     for name, figure in drawn.items():
         (options.out / f"{name}.png").write_bytes(pictures.png(figure))
-    command = f"python -m scripts.report --rows {options.rows} --out {options.out}"
+    (options.out / "summary.json").write_text(summary_text(games))
     page = Page(
-        rows,
+        merged,
+        games,
         title=options.title,
         introduction=introduction(rows),
         examples=token_by_token(options),
         curves=curves,
-        made_by=command,
+        made_by=f"python -m scripts.report --rows {options.rows} --out {options.out}",
+        raw=rows,
     )
     (options.out / "page.html").write_text(page.html(), encoding="utf-8")
-    print(f"written to {options.out}: page.html, {', '.join(f'{name}.png' for name in drawn)}")
+    print(f"written to {options.out}: page.html, summary.json, {', '.join(f'{name}.png' for name in drawn)}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run(main, Options, __doc__)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+
+NEEDED = (
+    "task", "actions", "accept", "agent", "kind", "seed", "rule", "quantity", "limit", "quality", "recovered_gap",
+    "recovered_gap_low", "recovered_gap_high", "calls_per_token",
+)  # fmt: skip
 
 NAMES = {
     "pcl": "PCL gate (learned)",
@@ -27,7 +34,17 @@ NAMES = {
     "big-little": "Big-Little decoding",
     "speculative": "speculative decoding",
     "oracle": "oracle (sees the teacher)",
+    "optimum": "optimum (best plan under the rule)",
+    "pcl-last-state": "PCL gate that sees the last state only",
+    "router": "router: disagreement, last state",
+    "router-gain": "router: gain, last state",
+    "router-episode": "router: disagreement, whole text",
+    "information-limit": "information limit (router: gain, whole text)",
+    "actor-critic": "actor-critic, networks of PCL",
     "ppo-lagrangian": "PPO-Lagrangian",
+    "ppo-fixed-price": "PPO with a fixed price",
+    "maskable-ppo": "MaskablePPO, hard rule",
+    "dqn-lagrangian": "DQN-Lagrangian",
 }
 GAMES = {
     "SELF/ASK": "Asking: the teacher writes single tokens",
@@ -36,6 +53,31 @@ GAMES = {
 }
 OURS = "pcl"
 TOLERATED = 0.01  # calls per token above the limit up to which a rule counts as kept
+
+
+def read_rows(path: Path, at_least: int = 1) -> list[Row]:
+    """The rows of a benchmark file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it isn't JSON, or not a list of so many rows with the fields that a report needs.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected rows of scripts.benchmark or scripts.demo in {path}; found no such file.")
+    try:
+        rows = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or no text at all
+        raise ValueError(
+            f"Expected rows as JSON in {path}, got something else: {error}. The file was left as it is: mend it, move "
+            "it away or name another one."
+        ) from None
+    if not isinstance(rows, list) or len(rows) < at_least:
+        raise ValueError(f"Expected a list of at least one row in {path}; scripts.benchmark writes such files.")
+    for number, row in enumerate(rows):
+        missing = [name for name in NEEDED if not isinstance(row, dict) or name not in row]
+        if missing:
+            raise ValueError(f"Expected the fields of scripts.benchmark in row {number} of {path}; missing: {missing}.")
+    return rows
 
 
 def name_of(agent: str) -> str:

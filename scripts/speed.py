@@ -2,31 +2,35 @@
 
     python -m scripts.speed
 
-Everything is measured in one process by process CPU time, the variants in turn, so that a busy machine slows all of
-them alike. The median over rounds is reported.
+Everything is measured in one process, the variants in turn, so that a busy machine slows all of them alike: by process
+CPU time on a processor, by the clock on a GPU. The median over rounds is reported.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from transformers import DynamicCache
 
 import tw_env
 from agents.rollout import play_prompts
+from scripts.command import run
+from tw_env.decoding.loading import load_pair, register_pair, resolve_device
 from tw_env.decoding.tree import RememberedTexts
 from tw_env.policies import speculative
-from tw_env.tasks.pronounce import Pronounce
+from tw_env.settings import encode_prompts
+from tw_env.tasks.pronounce import STUDENT, TEACHER, Pronounce
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
 GAME = f"{tw_env.__name__}/PronounceVerify-v0"
@@ -48,12 +52,14 @@ class Options:
     """Prompts of the steps with resets; they repeat, as in training, so their keys and values are remembered."""
     words: int = 2000
     """Prompts of the pass that compares remembered prefixes with decoding anew."""
+    device: str = "cpu"
+    """auto, cpu or cuda; the published ratios are a processor's."""
 
 
-class Endless:
-    """Spellings of one length whose text never ends, so that steps without resets can be timed."""
+class OneLength:
+    """Spellings of one length, with room for many tokens, so that steps without resets can be timed."""
 
-    name = "endless"
+    name = "one length"
     max_new_tokens = 40
 
     def __init__(self, prompts: list[str]) -> None:
@@ -63,18 +69,36 @@ class Endless:
         return 0.0
 
 
-def cpu_ms(run: Callable[[], object]) -> float:
-    """Milliseconds of process CPU time."""
-    start = time.process_time()
+def endless_pair(device: str) -> dict[str, str]:
+    """The names of a copy of the shipped pair that takes padding, which it never writes, for the end of a text."""
+    pair = load_pair(str(STUDENT), str(TEACHER), device)
+    tokenizer = copy.deepcopy(pair.tokenizer)
+    tokenizer.eos_token = tokenizer.pad_token
+    models = [copy.deepcopy(model) for model in (pair.student, pair.teacher)]
+    for model in models:
+        model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.pad_token_id
+    student, teacher = register_pair("memory:endless", models[0], models[1], tokenizer).name.split(" < ")
+    return {"student": student, "teacher": teacher}
+
+
+def spent_ms(run: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of process CPU time; on a GPU, of the clock until everything asked of it is done."""
+    if device.type != "cuda":
+        start = time.process_time()
+        run()
+        return 1e3 * (time.process_time() - start)
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
     run()
-    return 1e3 * (time.process_time() - start)
+    torch.cuda.synchronize(device)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def bare_forward(env: AssistedDecodingVectorEnv, steps: int) -> Callable[[], float]:
     """Milliseconds a token of the student's own batched forward with head: one length, no game."""
     model, rows = env.pair.student, env.num_envs
-    prompts = env._setup.schedule.prompts
-    prompt = torch.tensor([prompts[0]]).expand(rows, -1).contiguous()
+    prompts = encode_prompts(env.task, env.pair, env.game.cap)
+    prompt = torch.tensor([prompts[0]], device=model.device).expand(rows, -1).contiguous()
 
     @torch.inference_mode()
     def measure() -> float:
@@ -82,63 +106,82 @@ def bare_forward(env: AssistedDecodingVectorEnv, steps: int) -> Callable[[], flo
         logits = model(prompt, past_key_values=cache, use_cache=True).logits
         token = logits[:, -1:].argmax(-1)
 
-        def run() -> None:
+        def timed() -> None:
             for _ in range(steps):
                 model(token, past_key_values=cache, use_cache=True)
 
-        return cpu_ms(run) / steps
+        return spent_ms(timed, model.device) / steps
 
     return measure
 
 
 def game_step(env: AssistedDecodingVectorEnv, steps: int, restart: bool) -> Callable[[], float]:
-    """Milliseconds of an all-SELF step; with `restart`, from fresh episodes that never end."""
+    """Milliseconds of an all-SELF step; with `restart`, from fresh episodes that must not end meanwhile."""
     nobody = np.zeros(env.num_envs, np.int64)
     env.reset(seed=0)
+    ended = 0
 
     def measure() -> float:
         if restart:
             env.reset()
             env.step(nobody)
 
-        def run() -> None:
+        def timed() -> None:
+            nonlocal ended
             for _ in range(steps):
-                env.step(nobody)
+                ended += int(env.step(nobody)[2].sum())
 
-        return cpu_ms(run) / steps
+        spent = spent_ms(timed, env.pair.student.device) / steps
+        if restart and ended:
+            raise RuntimeError(f"Expected steps without resets, but {ended} texts ended: measure fewer steps.")
+        return spent
 
     return measure
 
 
-def one_by_one(env: AssistedDecodingVectorEnv, steps: int, cached: bool) -> Callable[[], float]:
-    """Milliseconds a token for all rows when each row is an environment of its own, with or without a cache."""
-    model, rows = env.pair.student, env.num_envs
-    prompts = env._setup.schedule.prompts
+def one_by_one(env: AssistedDecodingVectorEnv, cached: bool) -> Callable[[], float]:
+    """Milliseconds a token for all rows when each row is an environment of its own, with or without a cache.
+
+    Whole episodes are written, from reading the prompt to the end token, so each pays for its prompt once.
+    """
+    model, rows, ends, cap = env.pair.student, env.num_envs, set(env.pair.end_tokens), env.game.cap
+    prompts = cycle(encode_prompts(env.task, env.pair, cap))
 
     @torch.inference_mode()
-    def decode(prompt: Sequence[int]) -> None:
-        cache, ids = DynamicCache(config=model.config), torch.tensor([list(prompt)])
-        logits = model(ids, past_key_values=cache, use_cache=True).logits if cached else model(ids).logits
-        for _ in range(steps):
-            token = logits[:, -1:].argmax(-1)
-            ids = torch.cat([ids, token], dim=1)
-            logits = model(token, past_key_values=cache, use_cache=True).logits if cached else model(ids).logits
+    def decode(prompt: Sequence[int]) -> int:
+        cache, ids = DynamicCache(config=model.config), torch.tensor([list(prompt)], device=model.device)
+        unread, written = ids, 0
+        while written < cap:
+            logits = model(unread, past_key_values=cache, use_cache=True).logits if cached else model(ids).logits
+            unread = logits[:, -1:].argmax(-1)
+            written += 1
+            if int(unread) in ends:
+                break
+            ids = torch.cat([ids, unread], dim=1)
+        return written
 
     def measure() -> float:
-        chosen = prompts[: max(rows // 8, 1)]  # an eighth of the rows tells the time of all
-        return cpu_ms(lambda: [decode(prompt) for prompt in chosen]) / steps * rows / len(chosen)
+        chosen = list(islice(prompts, max(rows // 8, 1)))  # an eighth of the rows tells the time of all
+        tokens = 0
+
+        def timed() -> None:
+            nonlocal tokens
+            tokens = sum(decode(prompt) for prompt in chosen)
+
+        spent = spent_ms(timed, model.device)
+        return spent / tokens * rows
 
     return measure
 
 
-def second_pass(rows: int, words: int) -> dict[str, float]:
+def second_pass(rows: int, words: int, device: str) -> dict[str, float]:
     """A second pass over the same prompts with remembered prefixes against decoding anew; the returns must agree."""
     cost: dict[str, float] = {}
     returns: dict[str, np.ndarray] = {}
     memory = 0.0
     for name, remember in (("remembered", 1_000_000), ("anew", 0)):
         env = tw_env.make_vec(
-            GAME, num_envs=rows, limit=words, reward="regret", scoring="lazy", remember=remember, device="cpu"
+            GAME, num_envs=rows, limit=words, reward="regret", scoring="lazy", remember=remember, device=device
         )
         for _ in range(2):
             cost[name], returns[name] = _draft_and_verify(env)
@@ -151,12 +194,15 @@ def second_pass(rows: int, words: int) -> dict[str, float]:
 
 
 def _draft_and_verify(env: AssistedDecodingVectorEnv) -> tuple[float, np.ndarray]:
-    """CPU milliseconds and returns of playing every prompt once: four tokens of draft, then VERIFY."""
+    """Milliseconds and returns of playing every prompt once: four tokens of draft, then VERIFY."""
     policy = speculative(env.layout, env.game.spec.actions, draft=4)
     results: list[np.ndarray] = []
     prompts = np.arange(len(env.task.prompts))
-    spent = cpu_ms(lambda: results.append(play_prompts(env, policy, prompts, "as often as you like", 0, True).returns))
-    return spent, results[0]
+
+    def timed() -> None:
+        results.append(play_prompts(env, policy, prompts, "as often as you like", 0, True).returns)
+
+    return spent_ms(timed, env.pair.student.device), results[0]
 
 
 def _see_all(env: AssistedDecodingVectorEnv) -> None:
@@ -168,13 +214,13 @@ def _see_all(env: AssistedDecodingVectorEnv) -> None:
 def measure(options: Options) -> dict[str, float | int | str]:
     """All figures by name."""
     torch.set_num_threads(1)
-    common: dict[str, Any] = {"num_envs": options.rows, "actions": "SELF/VERIFY", "remember": 0, "device": "cpu"}
+    device = str(resolve_device(options.device))
+    common: dict[str, Any] = {"num_envs": options.rows, "actions": "SELF/VERIFY", "remember": 0, "device": device}
     words = Pronounce(split="policy").prompts
     length = int(np.median([len(word) for word in words]))
-    endless = Endless([word for word in words if len(word) == length][:500])
+    alike = OneLength([word for word in words if len(word) == length][:500])
     make = tw_env.make_vec
-    steady = make(GAME, task=endless, reward="quality", **common)
-    steady.game._ends[:] = False
+    steady = make(GAME, task=alike, reward="quality", **{**common, **endless_pair(device)})
     repeated: dict[str, Any] = {**common, "limit": options.prompts}
     playing = make(GAME, reward="quality", **repeated)
     eager = make(GAME, reward="regret", scoring="eager", **repeated)
@@ -185,8 +231,8 @@ def measure(options: Options) -> dict[str, float | int | str]:
         "step_with_resets_ms": game_step(playing, 3 * options.steps, restart=False),
         "step_scored_eager_ms": game_step(eager, 3 * options.steps, restart=False),
         "step_scored_lazy_ms": game_step(lazy, 3 * options.steps, restart=False),
-        "per_env_cache_ms": one_by_one(steady, options.steps, cached=True),
-        "reforward_ms": one_by_one(steady, options.steps, cached=False),
+        "per_env_cache_ms": one_by_one(playing, cached=True),
+        "reforward_ms": one_by_one(playing, cached=False),
     }
     for variant in variants.values():
         variant()  # warm-up
@@ -205,8 +251,9 @@ def measure(options: Options) -> dict[str, float | int | str]:
         "step_with_resets_over_forward": ms["step_with_resets_ms"] / ms["forward_ms"],
         "speedup_over_per_env_cache": ms["per_env_cache_ms"] / ms["step_with_resets_ms"],
         "speedup_over_reforward": ms["reforward_ms"] / ms["step_with_resets_ms"],
-        **second_pass(options.rows, options.words),
+        **second_pass(options.rows, options.words, device),
         **ms,
+        "device": device,
         "machine": f"{platform.machine()}, torch {torch.__version__}",
         "command": "python -m scripts.speed",
     }
@@ -223,4 +270,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run(main, Options, __doc__)

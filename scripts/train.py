@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import tw_env
+from agents.checkpoint import FILE
 from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
+from scripts.command import run
 
 SETTINGS = "settings.json"
 OF_THE_GAME = (  # what a run can't change
@@ -36,7 +37,7 @@ class Options:
     env: str = f"{tw_env.__name__}/PronounceVerify-v0"
     """Id of the environment."""
     resume: bool = False
-    """Go on from the last checkpoint; the result is that of an uninterrupted run."""
+    """Go on from the last checkpoint, if there is one; the result is that of an uninterrupted run."""
     student: str | None = None
     """Folder or hub id of the student; None takes the pair that ships."""
     teacher: str | None = None
@@ -113,6 +114,8 @@ def main(options: Options) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     check_resumed(options)
+    if options.resume and not (options.out / FILE).is_file():
+        print(f"no {FILE} in {options.out}, nothing to go on from: the run starts with its first round")
     options.out.mkdir(parents=True, exist_ok=True)
     log_path = options.out / "log.jsonl"
     logged = log_path.read_text() if log_path.exists() else ""
@@ -144,4 +147,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run(main, Options, __doc__)

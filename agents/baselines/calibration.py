@@ -25,7 +25,7 @@ class CalibrationConfig:
         0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9,
     )  # fmt: skip
     """Limits on calls per token; rules in between are interpolated."""
-    prompts: int = 4000
+    prompts: int = 2500
     """Prompts of the policy split that are played for each limit."""
     rounds: int = 10
     """Halvings of the interval around each cut."""

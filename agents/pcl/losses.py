@@ -53,6 +53,23 @@ def residuals(
     return -values + far + running[ends] - running[first]
 
 
+def sibling_residuals(gains: Tensor, of_step: Tensor, group: Tensor, groups: int) -> Tensor:
+    """(episodes,) residuals of whole paths that begin in the same state, without a value network.
+
+    V(s_0) that fits a group's paths best is the mean of their sums, so the residual is the deviation from it: the
+    log-variance loss (Richter et al. 2020, arXiv 2010.10436), valid for paths of any policy in a deterministic game.
+    What makes one prompt harder than another is the same for all of its paths and drops out.
+
+    Args:
+        gains: (steps,) see `residuals`. of_step: (steps,) path of each step.
+        group: (episodes,) which of the `groups` starting states each path has.
+    """
+    sums = gains.new_zeros(len(group)).index_add(0, of_step, gains)
+    sizes = torch.bincount(group, minlength=groups).clamp(min=1)
+    means = gains.new_zeros(groups).index_add(0, group, sums) / sizes
+    return sums - means[group]
+
+
 def weighted_loss(residual: Tensor, multiplier: Tensor) -> Tensor:
     """Mean of w C^2 / 2 with w = 1 / (1 + lambda), so that a steep price does not drown the other rules.
 

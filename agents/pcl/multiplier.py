@@ -41,6 +41,7 @@ class Multiplier:
         self.least, self.largest = least, largest
         self.integral = np.full(len(self.limits), max(float(initial), least))
         self.previous = np.zeros(len(self.limits))
+        self.seen = np.zeros(len(self.limits), bool)  # which points had episodes in the last update
         self.value = self.integral.copy()
 
     def weights(self, limits: FloatArray) -> FloatArray:
@@ -64,11 +65,12 @@ class Multiplier:
     def update(self, limits: FloatArray, violation: FloatArray) -> None:
         """Move after finished on-policy episodes with these limits (n,) and violations (n,)."""
         bound = limits < 1.0
+        self.seen = np.zeros(len(self.limits), bool)
         if not bound.any():
             return
         weights = self.weights(limits[bound])
         mass = weights.sum(axis=0)
-        seen = mass > 0
+        self.seen = seen = mass > 0
         mean = np.where(seen, weights.T @ violation[bound] / np.maximum(mass, 1e-9), 0.0)
         # A point with little evidence moves little: its mean is noise.
         trust = np.minimum(mass / np.maximum(mass[seen].mean(), 1e-9), 1.0)
@@ -79,8 +81,12 @@ class Multiplier:
         self.previous = np.where(seen, mean, self.previous)
 
     def numbers(self) -> dict[str, float]:
-        """lambda by limit, for a log."""
-        return {f"lambda/{limit:g}": float(value) for limit, value in zip(self.limits, self.value, strict=True)}
+        """For a log: lambda by limit, and the mean violation of those that the last update saw."""
+        moved = [(f"{limit:g}", index) for index, limit in enumerate(self.limits) if self.seen[index]]
+        return {
+            **{f"lambda/{limit:g}": float(value) for limit, value in zip(self.limits, self.value, strict=True)},
+            **{f"violation/{limit}": float(self.previous[index]) for limit, index in moved},
+        }
 
     def state(self) -> dict[str, Any]:
         return {"integral": self.integral, "previous": self.previous, "value": self.value}

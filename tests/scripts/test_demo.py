@@ -20,7 +20,7 @@ def test_the_demo_writes_everything_it_promises(tmp_path: Path, capsys: pytest.C
     (out / "tensorboard" / "events.old").touch()
     (out / "mine.txt").touch()
     demo.main(demo.Options(
-        out, words=12, rounds=2, demonstrations=40, calibration=10, rows=8, threads=1,
+        out, words=12, rounds=2, demonstrations=40, calibration=10, rows=8, device="cpu", threads=1,
     ))  # fmt: skip
     assert {path.name for path in out.iterdir()} == {*demo.OUTPUT, "mine.txt"}
     assert [path.name for path in (out / "tensorboard").iterdir() if path.name == "events.old"] == []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agents.baselines.ppo_lagrangian import PPOLagrangian, PPOLagrangianConfig
-from scripts.evaluate import Options, environment, main, read_policy
+from scripts.evaluate import Options, environment, evaluate, main, read_policy
 from tests.agents.small import PROMPTS
 from tests.letters import names_of
 from tests.tiny import tiny_pair
 from tw_env.actions import Action
+from tw_env.costs import LatencyTable
 from tw_env.policies import ScoreThreshold
 from tw_env.policies.cuts import CutTable
 from tw_env.rules import RuleError
@@ -21,15 +23,25 @@ from tw_env.vector_env import AssistedDecodingVectorEnv
 RULES = ("ask for at most 10% of the tokens", "never")
 
 
-def saved(tmp_path: Path, data: Path, pair: dict[str, str]) -> tuple[str, str]:
-    """Folders of a threshold and of a policy that stable-baselines3 trained."""
-    env = AssistedDecodingVectorEnv(
+def game_of(data: Path, pair: dict[str, str]) -> AssistedDecodingVectorEnv:
+    """Where the policies of these tests come from."""
+    return AssistedDecodingVectorEnv(
         16, task="text", data=str(data), actions="SELF/ASK", hidden=True, top_k=3, reward="quality", rule="sample",
         max_new_tokens=12, **pair,
     )  # fmt: skip
-    ScoreThreshold(env.layout, env.game.spec.actions, "p_max", CutTable(default=0.5), Action.ASK).save(tmp_path / "one")
+
+
+def threshold(folder: Path, env: AssistedDecodingVectorEnv) -> str:
+    """The folder of a saved threshold."""
+    ScoreThreshold(env.layout, env.game.spec.actions, "p_max", CutTable(default=0.5), Action.ASK).save(folder)
+    return str(folder)
+
+
+def saved(tmp_path: Path, data: Path, pair: dict[str, str]) -> tuple[str, str]:
+    """Folders of a threshold and of a policy that stable-baselines3 trained."""
+    env = game_of(data, pair)
     PPOLagrangian(PPOLagrangianConfig(steps=128, rollout=8, width=8)).learn(env).save(tmp_path / "two")
-    return str(tmp_path / "one"), str(tmp_path / "two")
+    return threshold(tmp_path / "one", env), str(tmp_path / "two")
 
 
 def test_a_row_for_each_policy_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,6 +62,26 @@ def test_a_row_for_each_policy_and_rule(tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "30 prompts" in shown
     assert all(rule in shown for rule in RULES)
+
+
+def test_rules_on_time_and_money_are_measured_by_the_table_and_the_prices_that_are_given(tmp_path: Path) -> None:
+    data, pair = tmp_path / "letters.jsonl", names_of(tiny_pair())
+    data.write_text("\n".join(json.dumps({"prompt": p, "reference": "a " + p}) for p in PROMPTS))
+    LatencyTable(student_ms=1.0, teacher_ms=10.0, teacher_ms_per_token=0.5).save(tmp_path / "latency.json")
+    folder = threshold(tmp_path / "one", game_of(data, pair))
+    options = Options(
+        policy=(folder,), rule=("at most 30 ms", "spend at most 2 cents per output"), task="text", data=str(data),
+        prompts=20, rows=8, latency=str(tmp_path / "latency.json"), prices=(0.01, 0.0, 0.0), **pair,
+    )  # fmt: skip
+    timed, priced = evaluate(options)
+    assert (timed["quantity"], priced["quantity"]) == ("latency_ms", "price")
+    assert timed["spent"] == pytest.approx(timed["latency_ms"])
+    assert timed["spent"] >= timed["tokens"], "each of the student's steps takes 1 ms"
+    assert priced["spent"] == pytest.approx(0.01 * priced["calls_per_token"] * priced["tokens"])
+    with pytest.raises(ValueError, match="needs prices"):
+        evaluate(replace(options, prices=None))
+    with pytest.raises(ValueError, match="needs a latency table"):
+        evaluate(replace(options, latency=None))
 
 
 def test_bad_rules_and_names_are_refused_early() -> None:

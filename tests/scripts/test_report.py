@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents.field import FIELD
 from scripts import pictures, report
 from scripts.examples import Example, Group, Ink, Piece, Played
-from scripts.page import Page, table
+from scripts.page import Page
 from scripts.rows import by_rule, lines_of, rules_of
+from scripts.tables import table
+
+GAME = "SELF/ASK/VERIFY"
 
 
 def row(agent: str, limit: float | None, calls: float, gap: float | None, **more: Any) -> dict[str, Any]:
-    kind = {"pcl": "learned", "speculative": "fixed", "oracle": "oracle"}.get(agent, "heuristic")
+    kind = {"pcl": "learned", "student": "fixed", "speculative": "fixed", "oracle": "oracle"}.get(agent, "heuristic")
     rule = "as often as you like" if limit is None else f"at most {100 * limit:g}% of the tokens"
     low, high = (None, None) if gap is None else (gap - 0.1, gap + 0.1)
     return {
@@ -70,6 +74,20 @@ def test_an_agent_looks_the_same_in_every_picture() -> None:
     assert full["pcl"]["color"] not in {style["color"] for name, style in full.items() if name != "pcl"}
 
 
+def test_no_two_agents_look_alike() -> None:
+    lines = lines_of([row(agent, 0.1, 0.1, 0.5) for agent in ("pcl", *(e.name for e in FIELD), *"abcde")], GAME)
+    looks = [tuple(str(style.get(key, "-")) for key in ("color", "marker", "linestyle"))
+             for style in pictures.styles_of(lines, dark=False).values()]  # fmt: skip
+    assert len(set(looks)) == len(looks)
+
+
+def test_fixed_agents_alone_can_be_drawn() -> None:
+    rows = [row("student", 0.0, 0.0, 0.0, within_rule=1.0), row("speculative", None, 0.2, 1.0, within_rule=1.0)]
+    for draw in (pictures.frontier, pictures.spend, pictures.within):
+        assert pictures.png(draw(rows)).startswith(b"\x89PNG")
+    assert "Is the rule kept?" not in Page(rows).html()
+
+
 def test_curves_of_a_resumed_run_count_the_repeated_rounds_once(tmp_path: Path) -> None:
     lines = [(0, 1.0), (1, 2.0), (2, 3.0), (1, 5.0), (2, 6.0)]
     log = "".join(json.dumps({"round": at, "return": value, "lambda/0.1": 0.3}) + "\n" for at, value in lines)
@@ -110,9 +128,9 @@ def test_the_report_writes_page_and_pictures(tmp_path: Path, capsys: pytest.Capt
     run = tmp_path / "runs" / "gate"
     run.mkdir(parents=True)
     (run / "log.jsonl").write_text('{"round": 0, "return": 0.5}\n')
-    report.main(report.Options(tmp_path / "rows.json", tmp_path / "out", tmp_path / "runs"))
+    report.main(report.Options(tmp_path / "rows.json", tmp_path / "out", runs=tmp_path / "runs"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "page.html", "frontier.png", "spend.png", "learning-gate.png",
+        "page.html", "summary.json", "frontier.png", "spend.png", "learning-gate.png",
     }  # fmt: skip
     assert "page.html" in capsys.readouterr().out
 
@@ -129,4 +147,4 @@ def test_what_is_no_benchmark_file_is_refused(tmp_path: Path, text: str, message
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"log\.jsonl"):
-        report.read_runs(tmp_path)
+        report.read_runs(tmp_path, tmp_path)

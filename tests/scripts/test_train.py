@@ -71,8 +71,10 @@ def test_a_killed_and_resumed_run_ends_with_the_policy_of_an_unbroken_one(
     assert (told.student, told.teacher, told.metric) == (options.student, options.teacher, "edit")
 
 
-def test_resuming_in_another_game_is_refused(options: Options) -> None:
-    main(replace(options, recipe=replace(options.recipe, pcl=replace(PCL, iterations=1))))
+def test_resuming_in_another_game_is_refused(options: Options, capsys: pytest.CaptureFixture[str]) -> None:
+    short = replace(options, recipe=replace(options.recipe, pcl=replace(PCL, iterations=1)), resume=True)
+    main(short)
+    assert f"no checkpoint.pt in {options.out}, nothing to go on from" in capsys.readouterr().out
     with pytest.raises(ValueError, match="rows 16 before, 8 now"):
         main(replace(options, rows=8, resume=True))
     with pytest.raises(ValueError, match="demonstrations 60 before, 30 now"):

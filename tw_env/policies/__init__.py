@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tw_env.policies.cuts import CutTable
-from tw_env.policies.gate import Gate, ObservationNetwork
+from tw_env.policies.gate import Gate
 from tw_env.policies.heuristics import (
     ScoreThreshold,
     big_little,
@@ -15,10 +15,12 @@ from tw_env.policies.heuristics import (
     student_alone,
     teacher_alone,
 )
+from tw_env.policies.networks import EpisodeNetwork, ObservationNetwork
 from tw_env.policies.policy import CONFIG, Policy
 
 __all__ = [
     "CutTable",
+    "EpisodeNetwork",
     "Gate",
     "ObservationNetwork",
     "Policy",

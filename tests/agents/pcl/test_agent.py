@@ -56,9 +56,9 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> N
     rounds: list[int] = []
     resumed = PCL(SMALL).learn(Bandit(16), folder=tmp_path / "cut", resume=True, log=lambda i, _: rounds.append(i))
     assert rounds[0] == 4  # the checkpoint before the kill
-    for ours, theirs in zip(whole._gate.parameters(), resumed._gate.parameters(), strict=True):
+    for ours, theirs in zip(whole.learner.gate.parameters(), resumed.learner.gate.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert np.array_equal(whole._multiplier.value, resumed._multiplier.value)
+    assert np.array_equal(whole.learner.multiplier.value, resumed.learner.multiplier.value)
 
 
 def test_resuming_in_the_game_repeats_every_bit_too(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_resuming_in_the_game_repeats_every_bit_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         PCL(config).learn(game(), folder=tmp_path / "cut", log=stop)
     resumed = PCL(config).learn(game(), folder=tmp_path / "cut", resume=True)
-    for ours, theirs in zip(whole._gate.parameters(), resumed._gate.parameters(), strict=True):
+    for ours, theirs in zip(whole.learner.gate.parameters(), resumed.learner.gate.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 

@@ -1,0 +1,126 @@
+"""Settings of constrained PCL."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PCLConfig:
+    """How the gate is trained."""
+
+    iterations: int = 200
+    """Rounds of play, multiplier move and updates."""
+    episodes: int = 512
+    """On-policy episodes a round."""
+    updates: int = 10
+    """Gradient steps a round."""
+    batch: int = 256
+    """Episodes a gradient step."""
+    replayed: float = 0.5
+    """Share of each batch that comes from replay (off-policy), once there is any."""
+    demonstrated: float = 0.25
+    """Share of each batch that comes from demonstrations, if there are any."""
+    capacity: int = 20_000
+    """Episodes kept for replay."""
+    siblings: int | None = None
+    """Episodes of each prompt under one rule. Their whole-path residuals share V of the first state, which is their
+    mean then and no network; every path is told anew under other limits. 0 for V_R and V_C as networks; None takes 8
+    in a greedy game, 0 elsewhere."""
+    prompts: int = 64
+    """With siblings: prompts a gradient step (`batch`, `replayed`, `demonstrated`, `capacity` are for networks)."""
+    paths: int = 24
+    """With siblings: distinct paths kept of each prompt."""
+    path_lengths: tuple[int, ...] = (0,)
+    """Segment lengths d of the residuals, several at once; 0 goes to the episode's end."""
+    alpha: float = 0.02
+    """Entropy weight at the start, in the reward's unit."""
+    alpha_final: float = 0.003
+    """Entropy weight at the end; it falls geometrically."""
+    gate_lr: float = 1e-3
+    """Adam's step size for the gate; it falls to a tenth."""
+    value_lr: float = 2e-3
+    """Adam's step size for V_R and V_C; it falls to a tenth."""
+    clip: float = 1.0
+    """Largest gradient norm, for gate and values apart: the gate's gradient is smaller by about alpha."""
+    width: int = 128
+    """Units of the hidden layers."""
+    whole_text: bool | None = None
+    """Whether the gate reads all states of the text (a recurrent network) or the last one. None: where there are
+    siblings."""
+    dropout: float = 0.1
+    """Share of units left out in training a gate that reads the whole text."""
+    initial_rate: float = 0.1
+    """P(any action but the first) of the untrained gate; in the game P(call), near what the rules allow."""
+    limits: tuple[float, ...] = (0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+    """Grid of the multiplier, in the observation's unit of the limit."""
+    limit: float | None = None
+    """The limit on E[sum of costs] in environments whose observations name no rule."""
+    multiplier_step: float = 0.02
+    """Move of lambda per unit of violation (integral gain)."""
+    multiplier_least: float = 0.03
+    """Least lambda of a limited rule: where a limit hardly binds, wasted calls would cost nothing otherwise."""
+    multiplier_largest: float = 5.0
+    """Largest lambda."""
+    multiplier_proportional: float = 0.0
+    """PID: proportional gain."""
+    multiplier_derivative: float = 0.0
+    """PID: gain on the violation's rise."""
+    averaging: float = 0.999
+    """Decay of the averaged gate weights; the average is what is learned, since a cut picks out the gate's noise."""
+    lag: float = 0.95
+    """Decay of the averaged V at the far end of off-policy segments in stochastic environments."""
+    stochastic: bool | None = None
+    """Whether actions lead to random states; None asks the environment (sampling does, greedy decoding doesn't)."""
+    bootstrap: bool | None = None
+    """Whether a truncated episode goes on in the values behind it. None: in the game, where truncation is a guard; not
+    elsewhere, where return and limit are of episodes as they are played (without discount, values of an endless
+    episode would be infinite)."""
+    checkpoint_every: int = 50
+    """Rounds between checkpoints; unfinished episodes are dropped there, so that resuming changes nothing."""
+    seed: int = 0
+    """Seed of the environment, of play, of batches and of the initial weights."""
+
+    @classmethod
+    def general(cls, limit: float, actions: int, **settings: Any) -> PCLConfig:
+        """For environments other than this project's game: all actions alike at first, any lambda from 0, and residuals
+        of single steps, whose noise is that of one transition; in a deterministic environment, set `stochastic=False`
+        and `path_lengths=(0,)`, which learns faster.
+
+        Set `alpha`, `alpha_final` and `multiplier_step` to the scale of the rewards.
+
+        Args:
+            limit: on the expected cost of an episode. actions: how many there are.
+        """
+        given = {
+            "initial_rate": (actions - 1) / actions, "multiplier_least": 0.0, "multiplier_largest": math.inf,
+            "path_lengths": (1,),
+        }  # fmt: skip
+        return cls(limit=limit, **{**given, **settings})
+
+    def settled(self, in_game: bool, sampling: bool) -> PCLConfig:
+        """With a value for what the environment decides.
+
+        Args:
+            in_game: whether it is this project's game. sampling: whether its actions lead to random states.
+        """
+        siblings = (8 if in_game and not sampling else 0) if self.siblings is None else self.siblings
+        whole_text = siblings > 0 if self.whole_text is None else self.whole_text
+        if siblings == 1 or (siblings and (sampling or not in_game)):
+            raise ValueError(
+                f"Expected siblings=0, or at least 2 in a greedy game of this project (elsewhere paths don't repeat); "
+                f"got {siblings}."
+            )
+        return replace(
+            self,
+            siblings=siblings,
+            whole_text=whole_text,
+            bootstrap=in_game if self.bootstrap is None else self.bootstrap,
+            stochastic=sampling if self.stochastic is None else self.stochastic,
+        )
+
+    def alpha_at(self, iteration: int) -> float:
+        """The entropy weight of a round."""
+        return self.alpha * (self.alpha_final / self.alpha) ** (iteration / max(self.iterations, 1))
