@@ -16,12 +16,14 @@ import torch
 from tqdm import tqdm
 
 import tw_env
+from agents.baselines.router_policy import RouterPolicy
 from agents.evaluation import Ends, Row, make_row, play, play_ends
 from agents.recording import Recorded
 from scripts.command import run
 from tw_env import policies
 from tw_env.costs import Prices
 from tw_env.policies import Policy
+from tw_env.policies.policy import CONFIG
 from tw_env.rules import parse
 
 SHOWN = ("policy", "rule", "calls/token", "quality", "recovered", "95% interval", "within rule", "ms/output")
@@ -77,6 +79,9 @@ def read_policy(name: str) -> Policy:
     Raises:
         FileNotFoundError, ValueError: see `tw_env.policies.load`.
     """
+    path = Path(name) / CONFIG
+    if path.is_file() and json.loads(path.read_text()).get("kind") == RouterPolicy.kind:  # not part of the package
+        return RouterPolicy.read(name)
     return policies.load(name)
 
 

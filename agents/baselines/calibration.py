@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.rollout import play_prompts
-from tw_env.policies import Gate, ScoreThreshold
+from agents.rollout import Predicts, play_prompts
 from tw_env.policies.cuts import ALWAYS, NEVER, CutTable
 from tw_env.rules import Constraint, Quantity
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
 FloatArray = NDArray[np.float64]
+
+
+class Scored(Predicts, Protocol):
+    """A policy that calls where a score of the observation lies above the cut of its rule."""
+
+    cut: CutTable
+
+    def scores(self, observations: NDArray[np.float32]) -> FloatArray:
+        """(rows,) for observations (rows, size)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class CalibrationConfig:
 
 
 def calibrate(
-    policy: ScoreThreshold | Gate,
+    policy: Scored,
     env: AssistedDecodingVectorEnv,
     config: CalibrationConfig | None = None,
     progress: Callable[[int], object] | None = None,
@@ -74,9 +84,7 @@ def _table(limits: Sequence[float], cuts: FloatArray) -> CutTable:
     return CutTable(limits={name: list(limits)}, cuts={name: [float(cut) for cut in cuts]})
 
 
-def _candidates(
-    policy: ScoreThreshold | Gate, env: AssistedDecodingVectorEnv, prompts: NDArray[np.int64], seed: int
-) -> FloatArray:
+def _candidates(policy: Scored, env: AssistedDecodingVectorEnv, prompts: NDArray[np.int64], seed: int) -> FloatArray:
     """Rising cuts: quantiles of the scores seen while the student writes alone, and one above all of them.
 
     That one is not `NEVER`, for cuts of rules between two limits are interpolated.
@@ -99,7 +107,7 @@ def _candidates(
 
 
 def _keeps(
-    policy: ScoreThreshold | Gate,
+    policy: Scored,
     env: AssistedDecodingVectorEnv,
     prompts: NDArray[np.int64],
     config: CalibrationConfig,

@@ -93,13 +93,13 @@ class Router(Agent):
         self.policy = RouterPolicy(env.layout, actions, network, config.target, CutTable(), call)
         rounds = config.calibration.rounds
         following = _Following(self.policy, env.num_envs)
-        calibrate(following, env, config.calibration, lambda done: tell(0.5 + 0.5 * done / rounds))  # type: ignore[arg-type]
+        calibrate(following, env, config.calibration, lambda done: tell(0.5 + 0.5 * done / rounds))
         return self
 
     @staticmethod
     def restore(folder: str | Path) -> RouterPolicy:
         """Read the policy that `save` wrote."""
-        return RouterPolicy.load(folder)
+        return RouterPolicy.read(folder)
 
 
 _NAMES = {

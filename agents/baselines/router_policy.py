@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +17,7 @@ from tw_env.actions import Action
 from tw_env.observations import Layout
 from tw_env.policies.cuts import ALWAYS, CutTable
 from tw_env.policies.gate import WEIGHTS
-from tw_env.policies.policy import CONFIG, FloatArray, IntArray, Observations, Policy, frame
+from tw_env.policies.policy import FloatArray, IntArray, Observations, Policy, frame
 
 OF_THE_RULE = ("quantity", "limit", "left", "ended")  # what a text's need for help doesn't depend on
 
@@ -137,25 +136,6 @@ class RouterPolicy(Policy):
         network.load_state_dict(load_file(folder / WEIGHTS))
         cut = CutTable(**record["cut"])
         return cls(layout, actions, network.eval(), Target(record["target"]), cut, Action[record["call"]])
-
-    @classmethod
-    def load(cls, folder: str | Path) -> RouterPolicy:
-        """What `save` wrote.
-
-        Raises:
-            FileNotFoundError: no policy in the folder.
-            ValueError: a policy of another kind.
-        """
-        path = Path(folder) / CONFIG
-        if not path.is_file():
-            raise FileNotFoundError(f"Expected {CONFIG} in {Path(folder).absolute()}, as `save` writes it; found none.")
-        record = json.loads(path.read_text())
-        if record.get("kind") != cls.kind:
-            raise ValueError(
-                f"Expected a policy of kind {cls.kind} in {folder}, got {record.get('kind')!r}. Load it with "
-                "tw_env.policies.load."
-            )
-        return cls.restore(record, Path(folder))
 
 
 def columns(layout: Layout) -> IntArray:

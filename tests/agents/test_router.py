@@ -218,5 +218,5 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"Expected policy\.json"):
         Router.load(tmp_path)
     student_alone(game().layout, game().game.spec.actions).save(tmp_path)
-    with pytest.raises(ValueError, match="Expected a policy of kind router"):
+    with pytest.raises(ValueError, match="Expected a policy of kind 'router'"):
         Router.load(tmp_path)

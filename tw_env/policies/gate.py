@@ -57,8 +57,13 @@ class Gate(Policy):
         deterministic: bool = False,
         action_masks: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.int64] | np.int64, Any]:
-        """As `Policy.predict`; `state` is what a gate that reads whole texts remembers, None for its own memory."""
+        """As `Policy.predict`; `state` is what a gate that reads whole texts remembers, None for its own memory.
+
+        Raises:
+            ValueError: observations of another size, or of another number of rows than the state's.
+        """
         if state is not None:
+            state.check(len(np.atleast_2d(observation)))
             self._memory = state
         actions, _ = super().predict(observation, None, episode_start, deterministic, action_masks)
         return actions, self._memory

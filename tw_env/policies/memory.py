@@ -24,17 +24,17 @@ class TextMemory:
         self.rows, self._position, self._cap = rows, layout["position"].start, layout.cap
         self._before = np.zeros((rows, layout.cap + 2, width), np.float32)
 
-    def step(self, network: EpisodeNetwork, observations: NDArray[np.float32]) -> Tensor:
-        """(rows, outputs) of the network, which goes on from what is remembered.
-
-        Raises:
-            ValueError: another number of rows.
-        """
-        if len(observations) != self.rows:
+    def check(self, rows: int) -> None:
+        """Raises ValueError for another number of rows."""
+        if rows != self.rows:
             raise ValueError(
-                f"Expected observations of the {self.rows} rows that the state is of, got {len(observations)}. Give "
-                "state=None when other rows begin."
+                f"Expected observations of the {self.rows} rows that the state is of, got {rows}. Give state=None when "
+                "other rows begin."
             )
+
+    def step(self, network: EpisodeNetwork, observations: NDArray[np.float32]) -> Tensor:
+        """(rows, outputs) of the network, which goes on from what is remembered."""
+        self.check(len(observations))
         rows = np.arange(self.rows)
         place = np.rint(observations[:, self._position] * self._cap).astype(np.int64)
         before = torch.from_numpy(self._before[rows, place])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,11 +86,30 @@ class Policy:
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "kind": self.kind,
-            "actions": "/".join(action.name for action in self.actions),
+            "actions": "/".join(getattr(action, "name", str(action)) for action in self.actions),
             "layout": self.layout.record(),
             **self.config(),
         }
         (folder / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read a policy of this kind that `save` wrote.
+
+        Raises:
+            FileNotFoundError: no policy in the folder.
+            ValueError: a policy of another kind.
+        """
+        path = Path(folder) / CONFIG
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected {CONFIG} in {Path(folder).absolute()}, as `save` writes it; found none.")
+        record = json.loads(path.read_text())
+        if record.get("kind") != cls.kind:
+            raise ValueError(
+                f"Expected a policy of kind {cls.kind!r} in {folder}, got {record.get('kind')!r}. Read it with the "
+                "class that wrote it, or with tw_env.policies.load."
+            )
+        return cast(Self, cls.restore(record, Path(folder)))
 
     @classmethod
     def restore(cls, record: dict[str, Any], folder: Path) -> Policy:
@@ -100,4 +119,7 @@ class Policy:
 
 def frame(record: dict[str, Any]) -> tuple[Layout, tuple[Action, ...]]:
     """The layout and the action set of a saved policy."""
-    return Layout.restore(record["layout"]), parse_actions(record["actions"])
+    names = record["actions"]
+    if names.replace("/", "").isdigit():  # of another environment than the game
+        return Layout.restore(record["layout"]), tuple(map(int, names.split("/")))  # type: ignore[arg-type]
+    return Layout.restore(record["layout"]), parse_actions(names)
