@@ -44,9 +44,9 @@ class Options:
     """Where the report goes."""
     rows: int = 64
     """Rows of the batched game."""
-    rounds: int = 15
+    rounds: int = 31
     """How often each variant is measured; the median counts."""
-    steps: int = 8
+    steps: int = 16
     """Steps (tokens) of each measurement."""
     prompts: int = 200
     """Prompts of the steps with resets; they repeat, as in training, so their keys and values are remembered."""

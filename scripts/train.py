@@ -24,7 +24,7 @@ from scripts.command import run
 
 SETTINGS = "settings.json"
 OF_THE_GAME = (  # what a run can't change
-    "env", "student", "teacher", "data", "metric", "rows", "actions", "limit", "max_new_tokens",
+    "env", "student", "teacher", "data", "metric", "rows", "actions", "hidden", "limit", "max_new_tokens",
 )  # fmt: skip
 
 
@@ -50,6 +50,8 @@ class Options:
     """Rows of the batched game."""
     actions: str | None = None
     """Action set; None takes the id's."""
+    hidden: bool = True
+    """Show the gate the student's last hidden state, too."""
     limit: int | None = None
     """Only the first so many prompts."""
     max_new_tokens: int | None = None
@@ -64,7 +66,9 @@ class Options:
 
 def environment_arguments(options: Options) -> dict[str, Any]:
     """What is given to `make_vec`, without what is left at its default."""
-    arguments: dict[str, Any] = {"device": options.device, "metric": options.metric, **ENVIRONMENT}
+    arguments: dict[str, Any] = {
+        "device": options.device, "metric": options.metric, "hidden": options.hidden, **ENVIRONMENT,
+    }  # fmt: skip
     for name in ("student", "teacher", "data", "actions", "limit", "max_new_tokens"):
         if (value := getattr(options, name)) is not None:
             arguments[name] = value

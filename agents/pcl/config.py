@@ -31,7 +31,7 @@ class PCLConfig:
     in a greedy game, 0 elsewhere."""
     prompts: int = 64
     """With siblings: prompts a gradient step (`batch`, `replayed`, `demonstrated`, `capacity` are for networks)."""
-    paths: int = 24
+    paths: int = 8
     """With siblings: distinct paths kept of each prompt."""
     path_lengths: tuple[int, ...] = (0,)
     """Segment lengths d of the residuals, several at once; 0 goes to the episode's end."""
@@ -45,7 +45,7 @@ class PCLConfig:
     """Adam's step size for V_R and V_C; it falls to a tenth."""
     clip: float = 1.0
     """Largest gradient norm, for gate and values apart: the gate's gradient is smaller by about alpha."""
-    width: int = 128
+    width: int = 64
     """Units of the hidden layers."""
     whole_text: bool | None = None
     """Whether the gate reads all states of the text (a recurrent network) or the last one. None: where there are

@@ -16,8 +16,7 @@ from tw_env.policies import ScoreThreshold
 from tw_env.policies.cuts import CutTable
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
-#: Arguments of the environment that the gate learns in: what it is judged by, and every rule. The student's hidden
-#: state stays out: the gate fits it to the words that it learns on, and does worse on others.
+#: Arguments of the environment that the gate learns in: what it is judged by, and every rule.
 ENVIRONMENT = {"reward": "quality", "rule": "sample"}
 
 
