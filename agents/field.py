@@ -128,8 +128,10 @@ def _oracle(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Pred
     return Oracle(arena.test)
 
 
-def _pcl(whole_text: bool, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
-    recipe = replace(effort.recipe, pcl=replace(effort.recipe.pcl, seed=seed, whole_text=whole_text))
+def _pcl(
+    whole_text: bool, at_end: bool | None, arena: Arena, seed: int, effort: Effort, progress: Progress
+) -> Predicts:
+    recipe = replace(effort.recipe, pcl=replace(effort.recipe.pcl, seed=seed, whole_text=whole_text, at_end=at_end))
     rounds = max(recipe.pcl.iterations, 1)
     return train_pcl(arena.train, recipe, log=lambda done, numbers: progress(0.8 * (done + 1) / rounds, numbers))
 
@@ -184,14 +186,32 @@ FIELD: tuple[Entry, ...] = (
     Entry("speculative-4", Kind.FIXED, partial(_speculative, 4), (VERIFYING,), rules=Rules.FREE),
     Entry("oracle", Kind.ORACLE, _oracle, rules=Rules.FREE),
     Entry("optimum", Kind.ORACLE, _optimum, weight=_SEARCHED),
-    Entry("router", Kind.LEARNED, partial(_router, Target.DISAGREEMENT, False), seeded=True, weight=_ROUTER),
-    Entry("router-gain", Kind.LEARNED, partial(_router, Target.GAIN, False), seeded=True, weight=_ROUTER),
-    Entry("router-episode", Kind.LEARNED, partial(_router, Target.DISAGREEMENT, True), seeded=True, weight=_ROUTER),
+    Entry(
+        "router", Kind.LEARNED, partial(_router, Target.DISAGREEMENT, False), hidden=True, seeded=True, weight=_ROUTER
+    ),
+    Entry("router-gain", Kind.LEARNED, partial(_router, Target.GAIN, False), hidden=True, seeded=True, weight=_ROUTER),
+    Entry(
+        "router-episode",
+        Kind.LEARNED,
+        partial(_router, Target.DISAGREEMENT, True),
+        hidden=True,
+        seeded=True,
+        weight=_ROUTER,
+    ),
     Entry(
         "information-limit", Kind.LEARNED, partial(_router, Target.GAIN, True), hidden=True, seeded=True, weight=_ROUTER
     ),
-    Entry("pcl", Kind.LEARNED, partial(_pcl, True), hidden=True, seeded=True, weight=_LEARNED),
-    Entry("pcl-last-state", Kind.LEARNED, partial(_pcl, False), seeded=True, weight=_LEARNED),
+    Entry("pcl", Kind.LEARNED, partial(_pcl, True, None), hidden=True, seeded=True, weight=_LEARNED),
+    Entry("pcl-last-state", Kind.LEARNED, partial(_pcl, False, None), hidden=True, seeded=True, weight=_LEARNED),
+    Entry(
+        "pcl-anywhere",
+        Kind.LEARNED,
+        partial(_pcl, True, False),
+        (VERIFYING,),
+        hidden=True,
+        seeded=True,
+        weight=_LEARNED,
+    ),
     Entry("actor-critic", Kind.LEARNED, _actor_critic, seeded=True, weight=_LEARNED),
     Entry("ppo-lagrangian", Kind.LEARNED, partial(_from_sb3, PPOLagrangian, "ppo"), seeded=True, weight=_SB3),
     Entry(

@@ -36,6 +36,7 @@ NAMES = {
     "oracle": "oracle (sees the teacher)",
     "optimum": "optimum (best plan under the rule)",
     "pcl-last-state": "PCL gate that sees the last state only",
+    "pcl-anywhere": "PCL gate that may call anywhere",
     "router": "router: disagreement, last state",
     "router-gain": "router: gain, last state",
     "router-episode": "router: disagreement, whole text",

@@ -1,11 +1,13 @@
 """Constrained Path Consistency Learning of a gate; read from top to bottom, then `agents.pcl.learner`.
 
-One policy serves all rules: gate and values see the rule in the observation, and a multiplier per limit prices what
-they spend. See `agents.pcl.losses` for the residual.
+One policy serves all rules: the gate sees the rule in the observation, and a multiplier per limit prices what it
+spends. In a greedy game the value of a prompt is the mean of its paths (`agents.pcl.paths`); elsewhere V_R and V_C are
+networks. See `agents.pcl.losses` for the residuals.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +24,13 @@ from agents.pcl.learner import ONLY_LIMIT, Learner, Part
 from agents.pcl.paths import SiblingPlay
 from agents.pcl.replay import Replay
 from agents.rollout import Collector, Episodes, check_autoreset
+from tw_env.actions import Action
 from tw_env.decoding.texts import LiveTexts
 from tw_env.decoding.tree import RememberedTexts
 from tw_env.observations import Feature, Layout
 from tw_env.policies import Gate
+from tw_env.rules import Quantity
+from tw_env.schedule import read_rules
 
 __all__ = ["ONLY_LIMIT", "PCL", "Log", "PCLConfig", "describe"]
 
@@ -94,11 +99,14 @@ class PCL(Agent):
         layout, actions, sampling = describe(env)
         game = getattr(env, "game", None)
         self._texts: LiveTexts | None = None if game is None else game.texts
-        config = self.config.settled(game is not None, sampling)
+        limits = soft_limits(env)
+        config = self.config.settled(
+            game is not None, sampling, game is not None and Action.VERIFY in actions, limits is not None
+        )
         self.learner = Learner(config, layout, actions)
         self.policy = self.learner.policy
         self._generator = np.random.default_rng(config.seed)
-        self._siblings = SiblingPlay(env, config) if config.siblings else None
+        self._siblings = SiblingPlay(env, config, limits or ()) if config.siblings else None
         self._replay, self._demonstrations = Replay(config.capacity), demonstrations
         if self._siblings is not None:
             self._siblings.demonstrate(demonstrations)
@@ -184,6 +192,17 @@ class PCL(Agent):
         if isinstance(self._texts, RememberedTexts):
             self._texts.memory.restore(state["memory"])
         self._generator.bit_generator.state = state["generator"]
+
+
+def soft_limits(env: VectorEnv) -> list[float] | None:
+    """The limits of the game's rules if all are soft and on calls per token, none for "sample"; None otherwise."""
+    settings = getattr(env.unwrapped, "settings", None)
+    if settings is None or settings.hard:
+        return None
+    rules = read_rules(settings.rule)
+    if any(rule.quantity != Quantity.CALLS_PER_TOKEN or rule.hard or math.isinf(rule.limit) for rule in rules):
+        return None
+    return [rule.limit for rule in rules]
 
 
 def describe(env: VectorEnv) -> tuple[Layout, tuple[Any, ...], bool]:

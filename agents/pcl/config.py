@@ -28,9 +28,10 @@ class PCLConfig:
     siblings: int | None = None
     """Episodes of each prompt under one rule. Their whole-path residuals share V of the first state, which is their
     mean then and no network; every path is told anew under other limits. 0 for V_R and V_C as networks; None takes 8
-    in a greedy game, 0 elsewhere."""
+    in a greedy game whose rules are soft limits on calls per token, 0 elsewhere."""
     prompts: int = 64
-    """With siblings: prompts a gradient step (`batch`, `replayed`, `demonstrated`, `capacity` are for networks)."""
+    """With siblings: prompts a gradient step. (`batch`, `replayed`, `demonstrated`, `capacity`, `value_lr`,
+    `path_lengths` and `lag` are for V as networks.)"""
     paths: int = 8
     """With siblings: distinct paths kept of each prompt."""
     path_lengths: tuple[int, ...] = (0,)
@@ -50,6 +51,9 @@ class PCLConfig:
     whole_text: bool | None = None
     """Whether the gate reads all states of the text (a recurrent network) or the last one. None: where there are
     siblings."""
+    at_end: bool | None = None
+    """Whether the gate calls only where the text would end. None: in games with VERIFY, where one call then settles all
+    that was written; elsewhere every token is one more decision whose noise may call in vain."""
     dropout: float = 0.1
     """Share of units left out in training a gate that reads the whole text."""
     initial_rate: float = 0.1
@@ -100,23 +104,29 @@ class PCLConfig:
         }  # fmt: skip
         return cls(limit=limit, **{**given, **settings})
 
-    def settled(self, in_game: bool, sampling: bool) -> PCLConfig:
+    def settled(self, in_game: bool, sampling: bool, verifies: bool = False, soft_fractions: bool = True) -> PCLConfig:
         """With a value for what the environment decides.
 
         Args:
             in_game: whether it is this project's game. sampling: whether its actions lead to random states.
+            verifies: whether VERIFY is among them. soft_fractions: whether all of its rules are soft limits on calls
+                per token, under which a path can be told anew.
         """
-        siblings = (8 if in_game and not sampling else 0) if self.siblings is None else self.siblings
+        repeats = in_game and not sampling and soft_fractions
+        siblings = (8 if repeats else 0) if self.siblings is None else self.siblings
         whole_text = siblings > 0 if self.whole_text is None else self.whole_text
-        if siblings == 1 or (siblings and (sampling or not in_game)):
+        if siblings == 1 or (siblings and not repeats):
             raise ValueError(
-                f"Expected siblings=0, or at least 2 in a greedy game of this project (elsewhere paths don't repeat); "
-                f"got {siblings}."
+                "Expected siblings=0, or at least 2 in a greedy game of this project whose rules are soft limits on "
+                f"calls per token (a path can't be told anew elsewhere); got {siblings}."
             )
+        if not in_game and (whole_text or self.at_end):
+            raise ValueError("Expected whole_text and at_end to be left alone outside this project's game, got True.")
         return replace(
             self,
             siblings=siblings,
             whole_text=whole_text,
+            at_end=(verifies and siblings > 0) if self.at_end is None else self.at_end,
             bootstrap=in_game if self.bootstrap is None else self.bootstrap,
             stochastic=sampling if self.stochastic is None else self.stochastic,
         )

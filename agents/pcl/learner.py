@@ -22,6 +22,7 @@ from agents.pcl.paths import Siblings
 from agents.rollout import Episodes
 from tw_env.observations import Layout
 from tw_env.policies import EpisodeNetwork, Gate, ObservationNetwork
+from tw_env.policies.gate import masks_at_end
 from tw_env.policies.networks import steps_before
 
 FloatArray = NDArray[np.float64]
@@ -79,7 +80,7 @@ class Learner:
             least=config.multiplier_least,
             largest=config.multiplier_largest,
         )
-        self.policy = Gate(layout, actions, self.gate, config.alpha)
+        self.policy = Gate(layout, actions, self.gate, config.alpha, at_end=bool(config.at_end))
         self.policy.seed(config.seed)
 
     def standardise(self, observations: NDArray[np.float32]) -> None:
@@ -187,7 +188,10 @@ class Learner:
         limits = self.limits(episodes.observations[episodes.starts[:-1]])
         price = torch.from_numpy(self.multiplier.of(limits)).float()[torch.from_numpy(episodes.of_step)]
         logits = self._advantages(episodes) / alpha
-        logits = logits.masked_fill(~torch.from_numpy(episodes.masks), -torch.inf)
+        masks = episodes.masks
+        if self.config.at_end:
+            masks = masks_at_end(masks, episodes.observations, self.layout)
+        logits = logits.masked_fill(~torch.from_numpy(masks), -torch.inf)
         logprob = logits.log_softmax(-1).gather(1, torch.from_numpy(episodes.actions)[:, None])[:, 0]
         excess = torch.from_numpy(episodes.costs - episodes.allowances).float()
         return torch.from_numpy(episodes.rewards).float() - price * excess - alpha * logprob, price

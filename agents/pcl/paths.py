@@ -7,6 +7,7 @@ that was played once is an example for every limit, and several paths of one pro
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from tw_env.budget import QUANTITIES
 from tw_env.observations import Layout
 from tw_env.rules import Constraint, Quantity
 
+TRIES = 100  # draws of a batch before giving up
 FRACTION = QUANTITIES.index(Quantity.CALLS_PER_TOKEN)
 
 
@@ -220,18 +222,24 @@ class SiblingPlay:
     Args:
         env: the game, greedy.
         config: of the agent; `siblings` is at least 2.
+        limits: that are played and learned; none for any within the multiplier's grid and a little below.
     """
 
-    def __init__(self, env: Any, config: PCLConfig) -> None:
+    def __init__(self, env: Any, config: PCLConfig, limits: Sequence[float] = ()) -> None:
         self.config, self.store = config, PathStore(env.layout, config.paths)
         self._prompts = len(env.task.prompts)
-        self._limits = 0.5 * min(config.limits), max(config.limits)
+        self._fixed, self._range = list(limits), (0.5 * min(config.limits), max(config.limits))
         self._collector = Collector(env, config.seed)
         self._fresh = np.zeros(0, np.int64)  # prompts of the last round
 
     def demonstrate(self, episodes: Episodes | None) -> None:
-        """Keep the paths of other policies."""
-        if episodes is not None:
+        """Keep those paths of other policies that the gate could take."""
+        if episodes is None:
+            return
+        if self.config.at_end:
+            early = (episodes.actions > 0) & (episodes.observations[:, self.store.layout["would_end"].start] == 0)
+            episodes = episodes.take(np.flatnonzero(episodes.total(early.astype(np.float64)) == 0))
+        if len(episodes):
             self.store.add(episodes)
 
     def play(self, policy: Predicts, generator: np.random.Generator, seed: int) -> Episodes:
@@ -252,7 +260,7 @@ class SiblingPlay:
     def batch(self, generator: np.random.Generator) -> Siblings:
         """Siblings of prompts of the last round and of any prompts, half and half, each prompt under a new limit."""
         count = self.config.prompts
-        while True:
+        for _ in range(TRIES):
             prompts = np.concatenate([
                 generator.choice(self._fresh, size=count // 2),
                 generator.integers(self._prompts, size=count - count // 2),
@@ -260,6 +268,10 @@ class SiblingPlay:
             drawn = self.store.draw(generator, prompts, self._draw_limits(generator, count), self.config.siblings or 2)
             if drawn is not None:
                 return drawn
+        raise ValueError(
+            f"Expected prompts with at least two distinct paths, found none in {TRIES} draws: the gate never varies "
+            "its calls. Raise initial_rate or alpha, give demonstrations, or more prompts."
+        )
 
     def examples(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """(steps, size) observations of all paths under drawn limits."""
@@ -267,7 +279,9 @@ class SiblingPlay:
         return relabel(episodes, self.store.layout, self._draw_limits(generator, len(episodes))).observations
 
     def _draw_limits(self, generator: np.random.Generator, count: int) -> FloatArray:
-        """(count,) log-uniform, with two digits."""
-        low, high = self._limits
+        """(count,) of the fixed ones, or log-uniform with two digits."""
+        if self._fixed:
+            return generator.choice(self._fixed, size=count)
+        low, high = self._range
         drawn = np.exp(generator.uniform(np.log(low), np.log(high), count))
         return np.array([float(f"{limit:.2g}") for limit in drawn.tolist()])

@@ -30,6 +30,7 @@ class Gate(Policy):
     Args:
         network: advantages of the actions in the reward's unit, from the last observation or from the whole text.
         temperature: alpha, the entropy weight that the network was trained with.
+        at_end: call only where the text would end, so that one `VERIFY` settles all that was written.
         cut: deterministic play calls where log P(any call) - log P(SELF) > cut, by the likeliest kind of call; a
             table holds a cut for every rule, calibrated to its limit.
     """
@@ -43,8 +44,10 @@ class Gate(Policy):
         network: ObservationNetwork | EpisodeNetwork,
         temperature: float = 1.0,
         cut: CutTable | None = None,
+        at_end: bool = False,
     ) -> None:
         super().__init__(layout, actions)
+        self.at_end = at_end
         self.network, self.temperature = network, temperature
         self.cut = CutTable(default=0.0) if cut is None else cut
         self._memory: TextMemory | None = None
@@ -65,6 +68,10 @@ class Gate(Policy):
         if state is not None:
             state.check(len(np.atleast_2d(observation)))
             self._memory = state
+        elif isinstance(self.network, EpisodeNetwork):
+            positions = np.atleast_2d(observation)[:, self.layout["position"].start]
+            if not positions.any():  # all texts begin: a memory of their own, whoever else is played meanwhile
+                self._memory = None
         actions, _ = super().predict(observation, None, episode_start, deterministic, action_masks)
         return actions, self._memory
 
@@ -80,8 +87,11 @@ class Gate(Policy):
     def log_probabilities(self, observations: Observations, masks: NDArray[np.bool_] | None = None) -> FloatArray:
         """(rows, actions) log-probabilities, -inf where a mask forbids."""
         logits = self._advantages(observations) / self.temperature
-        if masks is not None:
-            logits = logits.masked_fill(~torch.from_numpy(masks), -torch.inf)
+        if masks is None:
+            masks = np.ones(logits.shape, bool)
+        if self.at_end:
+            masks = masks_at_end(masks, observations, self.layout)
+        logits = logits.masked_fill(~torch.from_numpy(masks), -torch.inf)
         return logits.double().log_softmax(-1).numpy()
 
     def scores(self, observations: Observations) -> FloatArray:
@@ -101,6 +111,7 @@ class Gate(Policy):
         kind = "episode" if isinstance(self.network, EpisodeNetwork) else "observation"
         return {
             "network": kind, "width": self.network.width, "temperature": self.temperature, "cut": self.cut.record(),
+            "at_end": self.at_end,
         }  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
@@ -113,7 +124,15 @@ class Gate(Policy):
         kinds = {"observation": ObservationNetwork, "episode": EpisodeNetwork}
         network = kinds[record.get("network", "observation")](layout.size, len(actions), record["width"])
         network.load_state_dict(load_file(folder / WEIGHTS))
-        return cls(layout, actions, network.eval(), record["temperature"], CutTable(**record["cut"]))
+        cut, at_end = CutTable(**record["cut"]), record.get("at_end", False)
+        return cls(layout, actions, network.eval(), record["temperature"], cut, at_end)
+
+
+def masks_at_end(masks: NDArray[np.bool_], observations: Observations, layout: Layout) -> NDArray[np.bool_]:
+    """(rows, actions) these masks, without calls where the text would not end."""
+    masks = masks.copy()
+    masks[:, 1:] &= observations[:, layout["would_end"].start][:, None] > 0
+    return masks
 
 
 def _log_odds(logprobs: FloatArray) -> FloatArray:
