@@ -68,6 +68,8 @@ class Effort:
     """Of MaskablePPO."""
     dqn: DQNLagrangianConfig = field(default_factory=DQNLagrangianConfig)
     """Of DQN-Lagrangian."""
+    router: RouterConfig = field(default_factory=RouterConfig)
+    """Of the routers."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     """Of the cuts of heuristics and learned agents."""
 
@@ -157,7 +159,7 @@ def _actor_critic(arena: Arena, seed: int, effort: Effort, progress: Progress) -
 
 
 def _router(target: Target, episode: bool, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
-    config = RouterConfig(target=target, episode=episode, seed=seed, calibration=effort.calibration)
+    config = replace(effort.router, target=target, episode=episode, seed=seed, calibration=effort.calibration)
     return Router(config).learn(arena.train, progress)
 
 
@@ -201,17 +203,9 @@ FIELD: tuple[Entry, ...] = (
     Entry(
         "information-limit", Kind.LEARNED, partial(_router, Target.GAIN, True), hidden=True, seeded=True, weight=_ROUTER
     ),
-    Entry("pcl", Kind.LEARNED, partial(_pcl, True, None), hidden=True, seeded=True, weight=_LEARNED),
-    Entry("pcl-last-state", Kind.LEARNED, partial(_pcl, False, None), hidden=True, seeded=True, weight=_LEARNED),
-    Entry(
-        "pcl-anywhere",
-        Kind.LEARNED,
-        partial(_pcl, True, False),
-        (VERIFYING,),
-        hidden=True,
-        seeded=True,
-        weight=_LEARNED,
-    ),
+    Entry("pcl", Kind.LEARNED, partial(_pcl, False, None), seeded=True, weight=_LEARNED),
+    Entry("pcl-whole-text", Kind.LEARNED, partial(_pcl, True, None), hidden=True, seeded=True, weight=_LEARNED),
+    Entry("pcl-anywhere", Kind.LEARNED, partial(_pcl, False, False), (VERIFYING,), seeded=True, weight=_LEARNED),
     Entry("actor-critic", Kind.LEARNED, _actor_critic, seeded=True, weight=_LEARNED),
     Entry("ppo-lagrangian", Kind.LEARNED, partial(_from_sb3, PPOLagrangian, "ppo"), seeded=True, weight=_SB3),
     Entry(

@@ -27,6 +27,7 @@ from agents.baselines.dqn_lagrangian import DQNLagrangianConfig
 from agents.baselines.ppo import PPOConfig
 from agents.baselines.ppo_fixed_price import PPOFixedPriceConfig
 from agents.baselines.ppo_lagrangian import PPOLagrangianConfig
+from agents.baselines.router import RouterConfig
 from agents.evaluation import FREE, NEVER, Ends, Row
 from agents.field import FIELD, GAMES, Effort, Entry, Rules, choose
 from agents.pcl.recipe import Recipe
@@ -108,6 +109,7 @@ class Options:
             fixed_price=PPOFixedPriceConfig(steps=10_000),
             masked=PPOConfig(steps=10_000),
             dqn=DQNLagrangianConfig(steps=10_000),
+            router=RouterConfig(prompts=1000, members=1, epochs=2),
             calibration=cuts,
         )
 
@@ -263,7 +265,8 @@ def main(options: Options) -> None:
         bar.set_description("student and teacher alone".ljust(40))
         sweep.run(bar)
     print(f"{len(sweep.rows)} rows in {options.out}; see them with")
-    print(f"  python -m scripts.report --rows {options.out} --out {options.out.with_suffix('')}")
+    kept = "" if options.outcomes is None else f" --outcomes {options.outcomes}"
+    print(f"  python -m scripts.report --rows {options.out}{kept} --out {options.out.with_suffix('')}")
 
 
 def command(words: Sequence[str]) -> None:

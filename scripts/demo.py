@@ -68,7 +68,7 @@ class Options:
     words: int = 3000
     """Held-out words that every policy writes under every rule."""
     rounds: int = 120
-    """Training rounds of the gate; unlike the one that ships, it does not see the student's hidden state."""
+    """Training rounds of the gate."""
     demonstrations: int = 12_000
     """Episodes of heuristics that the gate may learn from, too."""
     calibration: int = 1500

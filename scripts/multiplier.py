@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from tqdm import tqdm
 
 import tw_env
@@ -22,6 +21,7 @@ from agents.cmdp import CMDP, TabularVectorEnv
 from agents.pcl import PCL, PCLConfig
 from agents.pcl.dynamics import of_log
 from agents.pcl.recipe import ENVIRONMENT
+from scripts.command import run
 
 GAME = f"{tw_env.__name__}/PronounceVerify-v0"
 SHOWN = "0.05", "0.1", "0.2", "cost"  # limits in the printed table
@@ -136,4 +136,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    run(main, Options, __doc__)

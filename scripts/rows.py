@@ -35,7 +35,7 @@ NAMES = {
     "speculative": "speculative decoding",
     "oracle": "oracle (sees the teacher)",
     "optimum": "optimum (best plan under the rule)",
-    "pcl-last-state": "PCL gate that sees the last state only",
+    "pcl-whole-text": "PCL gate that reads the whole text",
     "pcl-anywhere": "PCL gate that may call anywhere",
     "router": "router: disagreement, last state",
     "router-gain": "router: gain, last state",

@@ -50,7 +50,7 @@ class Options:
     """Rows of the batched game."""
     actions: str | None = None
     """Action set; None takes the id's."""
-    hidden: bool = True
+    hidden: bool = False
     """Show the gate the student's last hidden state, too."""
     limit: int | None = None
     """Only the first so many prompts."""

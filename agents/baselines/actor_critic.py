@@ -70,7 +70,7 @@ class ActorCritic(Agent):
     def _prepare(self, env: VectorEnv) -> None:
         config, (layout, actions, sampling) = self.config.pcl, describe(env)
         check_limit(config.limit, layout)
-        settled = replace(config, siblings=0, whole_text=False).settled(hasattr(env, "game"), sampling)
+        settled = replace(config, siblings=0).settled(hasattr(env, "game"), sampling)
         self._learner = Learner(replace(settled, alpha=1.0, alpha_final=1.0), layout, actions)
         self._generator = np.random.default_rng(config.seed)
         self._collector = Collector(env, config.seed)

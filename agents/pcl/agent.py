@@ -91,6 +91,11 @@ class PCL(Agent):
             numbers = self._round(iteration)
             if log is not None:
                 log(iteration, numbers)
+        if self._siblings is not None and self.config.iterations and not self._siblings.store.varied:
+            raise ValueError(
+                "Expected at least one prompt with two distinct paths, found none, so nothing was learned: raise "
+                "initial_rate or alpha, give demonstrations, more rounds, or more prompts."
+            )
         self.policy = self.learner.finish()
         return self
 
@@ -156,7 +161,10 @@ class PCL(Agent):
     def _update(self, fresh: Episodes, alpha: float, before: int) -> dict[str, float]:
         if self._siblings is None:
             return self.learner.update(self._batch(fresh), alpha, before)
-        return self.learner.update_siblings(self._siblings.batch(self._generator), alpha, before)
+        siblings = self._siblings.batch(self._generator)
+        if siblings is None:  # nothing to compare yet
+            return {"siblings": 0.0, "abs_residual": 0.0}
+        return self.learner.update_siblings(siblings, alpha, before)
 
     def _batch(self, fresh: Episodes) -> list[Part]:
         """Episodes of this round and, off-policy, of replay and demonstrations."""

@@ -48,9 +48,8 @@ class PCLConfig:
     """Largest gradient norm, for gate and values apart: the gate's gradient is smaller by about alpha."""
     width: int = 64
     """Units of the hidden layers."""
-    whole_text: bool | None = None
-    """Whether the gate reads all states of the text (a recurrent network) or the last one. None: where there are
-    siblings."""
+    whole_text: bool = False
+    """Whether the gate reads all states of the text (a recurrent network) instead of the last one."""
     at_end: bool | None = None
     """Whether the gate calls only where the text would end. None: in games with VERIFY, where one call then settles all
     that was written; elsewhere every token is one more decision whose noise may call in vain."""
@@ -114,18 +113,16 @@ class PCLConfig:
         """
         repeats = in_game and not sampling and soft_fractions
         siblings = (8 if repeats else 0) if self.siblings is None else self.siblings
-        whole_text = siblings > 0 if self.whole_text is None else self.whole_text
         if siblings == 1 or (siblings and not repeats):
             raise ValueError(
                 "Expected siblings=0, or at least 2 in a greedy game of this project whose rules are soft limits on "
                 f"calls per token (a path can't be told anew elsewhere); got {siblings}."
             )
-        if not in_game and (whole_text or self.at_end):
+        if not in_game and (self.whole_text or self.at_end):
             raise ValueError("Expected whole_text and at_end to be left alone outside this project's game, got True.")
         return replace(
             self,
             siblings=siblings,
-            whole_text=whole_text,
             at_end=(verifies and siblings > 0) if self.at_end is None else self.at_end,
             bootstrap=in_game if self.bootstrap is None else self.bootstrap,
             stochastic=sampling if self.stochastic is None else self.stochastic,

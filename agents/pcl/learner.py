@@ -22,7 +22,7 @@ from agents.pcl.paths import Siblings
 from agents.rollout import Episodes
 from tw_env.observations import Layout
 from tw_env.policies import EpisodeNetwork, Gate, ObservationNetwork
-from tw_env.policies.gate import masks_at_end
+from tw_env.policies.gate import masks_at_end, priced
 from tw_env.policies.networks import steps_before
 
 FloatArray = NDArray[np.float64]
@@ -57,10 +57,11 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=torch_seed)))
             self.gate: ObservationNetwork | EpisodeNetwork
+            outputs = len(actions) * (2 if config.siblings else 1)  # see `Gate`'s prices
             if config.whole_text:
-                self.gate = EpisodeNetwork(layout.size, len(actions), config.width, config.dropout).eval()
+                self.gate = EpisodeNetwork(layout.size, outputs, config.width, config.dropout).eval()
             else:
-                self.gate = ObservationNetwork(layout.size, len(actions), config.width)
+                self.gate = ObservationNetwork(layout.size, outputs, config.width)
             self.value_r = ObservationNetwork(layout.size, 1, config.width)
             self.value_c = ObservationNetwork(layout.size, 1, config.width)
         with torch.no_grad():  # start at P(any call) = initial_rate, every kind of call alike
@@ -68,6 +69,9 @@ class Learner:
             self.gate.head.weight *= config.alpha
             self.gate.head.bias[:] = float(config.alpha * odds)
             self.gate.head.bias[0] = 0.0
+            if config.siblings:  # a call spends about one call
+                self.gate.head.bias[len(actions) :] = 1.0
+                self.gate.head.bias[len(actions)] = 0.0
         self.lagged, self.averaged = copy.deepcopy(self.value_r), copy.deepcopy(self.gate)
         self.networks = (self.gate, self.value_r, self.value_c, self.lagged, self.averaged)
         self.gate_adam = torch.optim.Adam(self.gate.parameters(), config.gate_lr)
@@ -81,6 +85,7 @@ class Learner:
             largest=config.multiplier_largest,
         )
         self.policy = Gate(layout, actions, self.gate, config.alpha, at_end=bool(config.at_end))
+        self._tell_prices()
         self.policy.seed(config.seed)
 
     def standardise(self, observations: NDArray[np.float32]) -> None:
@@ -92,12 +97,18 @@ class Learner:
         """Set temperature and step sizes for a round; returns alpha."""
         config, alpha = self.config, self.config.alpha_at(iteration)
         self.policy.temperature = alpha
+        self._tell_prices()
         for adam, rate in ((self.gate_adam, config.gate_lr), (self.value_adam, config.value_lr)):
             adam.param_groups[0]["lr"] = rate * (1 - 0.9 * iteration / max(config.iterations, 1))
         return alpha
 
+    def _tell_prices(self) -> None:
+        if self.config.siblings:
+            self.policy.prices = self.multiplier.limits, self.multiplier.value
+
     def finish(self) -> Gate:
         """The policy, with the averaged weights of the gate at the last temperature."""
+        self._tell_prices()
         self.policy.network = self.averaged
         self.policy.temperature = self.config.alpha_at(self.config.iterations)
         return self.policy
@@ -187,7 +198,7 @@ class Learner:
         """r - lambda (c - allowance) - alpha log P(action), with the gate's gradient, and lambda; (steps,) each."""
         limits = self.limits(episodes.observations[episodes.starts[:-1]])
         price = torch.from_numpy(self.multiplier.of(limits)).float()[torch.from_numpy(episodes.of_step)]
-        logits = self._advantages(episodes) / alpha
+        logits = self._advantages(episodes, price) / alpha
         masks = episodes.masks
         if self.config.at_end:
             masks = masks_at_end(masks, episodes.observations, self.layout)
@@ -196,13 +207,16 @@ class Learner:
         excess = torch.from_numpy(episodes.costs - episodes.allowances).float()
         return torch.from_numpy(episodes.rewards).float() - price * excess - alpha * logprob, price
 
-    def _advantages(self, episodes: Episodes) -> Tensor:
-        """(steps, actions) outputs of the gate."""
+    def _advantages(self, episodes: Episodes, price: Tensor) -> Tensor:
+        """(steps, actions) what the gate thinks of the actions, at prices (steps,)."""
         observations = torch.from_numpy(episodes.observations)
         if isinstance(self.gate, ObservationNetwork):
-            return self.gate(observations)
-        positions = np.rint(episodes.observations[:, self.layout["position"].start] * self.layout.cap).astype(np.int64)
-        return self.gate.along(observations, episodes.starts, steps_before(positions, episodes.starts))
+            outputs = self.gate(observations)
+        else:
+            position = episodes.observations[:, self.layout["position"].start]
+            before = steps_before(np.rint(position * self.layout.cap).astype(np.int64), episodes.starts)
+            outputs = self.gate.along(observations, episodes.starts, before)
+        return priced(outputs, price) if self.config.siblings else outputs
 
     @torch.no_grad()
     def _last_values(self, episodes: Episodes) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ def learn_offline(play: LoggedPlay, config: OfflineConfig | None = None, log: Lo
     """
     config = OfflineConfig() if config is None else config
     agent, episodes = PCL(config.pcl), play.episodes
-    pcl = replace(config.pcl, siblings=0, whole_text=False)
+    pcl = replace(config.pcl, siblings=0)
     settings = pcl.settled(in_game="limit" in play.layout, sampling=play.sampling)
     agent.learner = learner = Learner(settings, play.layout, play.actions)
     learner.standardise(episodes.observations)

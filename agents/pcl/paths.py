@@ -20,7 +20,6 @@ from tw_env.budget import QUANTITIES
 from tw_env.observations import Layout
 from tw_env.rules import Constraint, Quantity
 
-TRIES = 100  # draws of a batch before giving up
 FRACTION = QUANTITIES.index(Quantity.CALLS_PER_TOKEN)
 
 
@@ -97,6 +96,11 @@ class PathStore:
 
     def __len__(self) -> int:
         return sum(map(len, self._paths.values()))
+
+    @property
+    def varied(self) -> bool:
+        """Whether any prompt has two paths to compare."""
+        return any(len(paths) > 1 for paths in self._paths.values())
 
     def add(self, episodes: Episodes) -> None:
         """Keep what is new among finished episodes with the sums `prompt` and `tokens`."""
@@ -257,21 +261,17 @@ class SiblingPlay:
         self.store.add(played)
         return played
 
-    def batch(self, generator: np.random.Generator) -> Siblings:
-        """Siblings of prompts of the last round and of any prompts, half and half, each prompt under a new limit."""
+    def batch(self, generator: np.random.Generator) -> Siblings | None:
+        """Siblings of prompts of the last round and of any prompts, half and half, each prompt under a new limit.
+
+        None while none of those has two paths.
+        """
         count = self.config.prompts
-        for _ in range(TRIES):
-            prompts = np.concatenate([
-                generator.choice(self._fresh, size=count // 2),
-                generator.integers(self._prompts, size=count - count // 2),
-            ])  # fmt: skip
-            drawn = self.store.draw(generator, prompts, self._draw_limits(generator, count), self.config.siblings or 2)
-            if drawn is not None:
-                return drawn
-        raise ValueError(
-            f"Expected prompts with at least two distinct paths, found none in {TRIES} draws: the gate never varies "
-            "its calls. Raise initial_rate or alpha, give demonstrations, or more prompts."
-        )
+        prompts = np.concatenate([
+            generator.choice(self._fresh, size=count // 2),
+            generator.integers(self._prompts, size=count - count // 2),
+        ])  # fmt: skip
+        return self.store.draw(generator, prompts, self._draw_limits(generator, count), self.config.siblings or 2)
 
     def examples(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """(steps, size) observations of all paths under drawn limits."""

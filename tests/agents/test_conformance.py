@@ -22,7 +22,7 @@ from agents.pcl import PCL, PCLConfig
 from tests.agents.small import small_game
 
 CUTS = CalibrationConfig(limits=(0.1, 0.5), prompts=40, rounds=4)
-SMALL = PCLConfig(iterations=2, episodes=32, updates=2, batch=32, prompts=8, width=16)
+SMALL = PCLConfig(iterations=2, episodes=32, updates=2, batch=32, prompts=8, width=16, initial_rate=0.5)
 MAKERS: dict[str, Callable[[int], Agent]] = {
     "heuristic": lambda seed: Heuristic("surprise_at_end", config=CUTS),
     "router": lambda seed: Router(RouterConfig(seed=seed, calibration=CUTS, epochs=1, members=1, prompts=60)),

@@ -10,7 +10,6 @@ import torch
 
 from tests.agents.small import small_game
 from tw_env.policies import EpisodeNetwork, Gate, load
-from tw_env.policies.memory import TextMemory
 from tw_env.policies.networks import steps_before
 
 
@@ -61,10 +60,7 @@ def test_such_a_gate_is_saved_and_two_games_can_be_played_in_turn(tmp_path: Path
     gate.save(tmp_path)
     again = load(tmp_path)
     (ours, _), (theirs, _) = first.reset(seed=0), second.reset(seed=5)
-    network = gate.network
-    assert isinstance(network, EpisodeNetwork)
-    alone, other = (TextMemory(gate.layout, 4, network.width) for _ in range(2))
-    state = None
+    state = alone = other = None
     for _ in range(15):
         actions, state = gate.predict(ours, state, deterministic=True)
         repeated, alone = again.predict(ours, alone, deterministic=True)

@@ -30,6 +30,8 @@ class Gate(Policy):
     Args:
         network: advantages of the actions in the reward's unit, from the last observation or from the whole text.
         temperature: alpha, the entropy weight that the network was trained with.
+        prices: a grid of limits and lambda at each. The network then has two outputs for every action, what it earns
+            and what it spends, and an action's advantage is the first minus lambda times the second.
         at_end: call only where the text would end, so that one `VERIFY` settles all that was written.
         cut: deterministic play calls where log P(any call) - log P(SELF) > cut, by the likeliest kind of call; a
             table holds a cut for every rule, calibrated to its limit.
@@ -45,9 +47,10 @@ class Gate(Policy):
         temperature: float = 1.0,
         cut: CutTable | None = None,
         at_end: bool = False,
+        prices: tuple[FloatArray, FloatArray] | None = None,
     ) -> None:
         super().__init__(layout, actions)
-        self.at_end = at_end
+        self.at_end, self.prices = at_end, prices
         self.network, self.temperature = network, temperature
         self.cut = CutTable(default=0.0) if cut is None else cut
         self._memory: TextMemory | None = None
@@ -76,7 +79,17 @@ class Gate(Policy):
         return actions, self._memory
 
     def _advantages(self, observations: Observations) -> Tensor:
-        """(rows, actions) outputs of the network."""
+        """(rows, actions) what each action is worth, up to a number for each row."""
+        outputs = self._outputs(observations)
+        if self.prices is None:
+            return outputs
+        limits, values = self.prices
+        limit = np.clip(observations[:, self.layout["limit"].start], limits[0], limits[-1])
+        price = np.interp(np.log(limit), np.log(limits), values)
+        return priced(outputs, torch.from_numpy(price).float())
+
+    def _outputs(self, observations: Observations) -> Tensor:
+        """(rows, outputs) of the network."""
         if isinstance(self.network, ObservationNetwork):
             return self.network(torch.from_numpy(np.ascontiguousarray(observations, np.float32)))
         if self._memory is None or self._memory.rows != len(observations):
@@ -111,7 +124,7 @@ class Gate(Policy):
         kind = "episode" if isinstance(self.network, EpisodeNetwork) else "observation"
         return {
             "network": kind, "width": self.network.width, "temperature": self.temperature, "cut": self.cut.record(),
-            "at_end": self.at_end,
+            "at_end": self.at_end, "prices": None if self.prices is None else [one.tolist() for one in self.prices],
         }  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
@@ -122,10 +135,19 @@ class Gate(Policy):
     def restore(cls, record: dict[str, Any], folder: Path) -> Gate:
         layout, actions = frame(record)
         kinds = {"observation": ObservationNetwork, "episode": EpisodeNetwork}
-        network = kinds[record.get("network", "observation")](layout.size, len(actions), record["width"])
+        prices = record.get("prices")
+        outputs = len(actions) * (1 if prices is None else 2)
+        network = kinds[record.get("network", "observation")](layout.size, outputs, record["width"])
         network.load_state_dict(load_file(folder / WEIGHTS))
         cut, at_end = CutTable(**record["cut"]), record.get("at_end", False)
-        return cls(layout, actions, network.eval(), record["temperature"], cut, at_end)
+        grid = None if prices is None else (np.array(prices[0]), np.array(prices[1]))
+        return cls(layout, actions, network.eval(), record["temperature"], cut, at_end, grid)
+
+
+def priced(outputs: Tensor, price: Tensor) -> Tensor:
+    """(n, actions) what actions earn minus lambda (n,) times what they spend, from outputs (n, 2 actions)."""
+    earned, spent = outputs.chunk(2, dim=1)
+    return earned - price[:, None] * spent
 
 
 def masks_at_end(masks: NDArray[np.bool_], observations: Observations, layout: Layout) -> NDArray[np.bool_]:

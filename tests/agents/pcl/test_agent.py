@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 import tw_env
 import tw_env.decoding.tree
 from agents.pcl import PCL, PCLConfig
+from tests.agents.small import small_game
 from tests.bandit import GAINS, Bandit
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
@@ -85,6 +87,33 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     PCL(SMALL).learn(Bandit(16), folder=tmp_path)
     with pytest.raises(ValueError, match="alpha differ"):
         PCL(replace(SMALL, alpha=0.5)).learn(Bandit(16), folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "siblings"),
+    [
+        ({"rule": "sample"}, 8),
+        ({"rule": "at most 20% of the tokens"}, 8),
+        ({"rule": "at most two calls"}, 0),
+        ({"rule": "sample", "hard": True}, 0),
+        ({"rule": "as often as you like"}, 0),
+        ({"rule": "sample", "decoding": "sampling", "reward": "kl"}, 0),
+    ],
+)
+def test_paths_are_told_anew_only_where_the_rules_allow_it(settings: dict[str, Any], siblings: int) -> None:
+    config = replace(SMALL, episodes=32, batch=8, iterations=2, limit=None, initial_rate=0.5)
+    agent = PCL(config).learn(small_game(rows=32, **settings))
+    assert agent.learner.config.siblings == siblings
+
+
+def test_the_rules_of_the_environment_are_those_that_are_played() -> None:
+    seen: list[dict[str, float]] = []
+    config = replace(SMALL, episodes=16, iterations=2, limit=None)
+    PCL(config).learn(
+        small_game(rows=16, rule="at most 20% of the tokens"), log=lambda _, numbers: seen.append(numbers)
+    )
+    allowed, tokens = (np.mean([numbers[f"sum/{name}"] for numbers in seen]) for name in ("allowed", "tokens"))
+    assert allowed == pytest.approx(0.2 * tokens)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
