@@ -50,7 +50,7 @@ class ModelRecipe:
             pad_token_id=tokenizer.pad_token_id,
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.training.seed)
+            torch.default_generator.manual_seed(self.training.seed)
             return LlamaForCausalLM(config)
 
 

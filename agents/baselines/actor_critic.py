@@ -92,16 +92,7 @@ class ActorCritic(Agent):
             self._update({name: values[steps] for name, values in judged.items()})
             done = before + more
             follow(learner.averaged, learner.gate, min(config.averaging, (1 + done) / (10 + done)))
-        numbers = {
-            "return": float(fresh.total(fresh.rewards).mean()),
-            "violation": float(violation.mean()),
-            "alpha": alpha,
-            "lambda/mean": float(learner.multiplier.value.mean()),
-            **learner.multiplier.numbers(),
-        }
-        if "calls" in fresh.sums and "tokens" in fresh.sums:
-            numbers["calls_per_token"] = float(fresh.sums["calls"].sum() / fresh.sums["tokens"].sum())
-        return numbers
+        return learner.tell(fresh, alpha)
 
     # ---- learning ----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from agents.base import Agent
 from agents.baselines.calibration import CalibrationConfig, calibrate
 from agents.baselines.episode_network import CHANGE, GAIN, Ensemble, StateNetwork
 from agents.baselines.router_paths import Paths, paths_of
-from agents.baselines.router_policy import Memory, RouterPolicy, Target, columns
+from agents.baselines.router_policy import RouterPolicy, Target, columns
 from tw_env.actions import Action
 from tw_env.policies.cuts import CutTable
 from tw_env.vector_env import AssistedDecodingVectorEnv
@@ -92,8 +91,7 @@ class Router(Agent):
         network = fit(paths, columns(env.layout), config, lambda share: tell(0.1 + 0.4 * share))
         self.policy = RouterPolicy(env.layout, actions, network, config.target, CutTable(), call)
         rounds = config.calibration.rounds
-        following = _Following(self.policy, env.num_envs)
-        calibrate(following, env, config.calibration, lambda done: tell(0.5 + 0.5 * done / rounds))
+        calibrate(self.policy, env, config.calibration, lambda done: tell(0.5 + 0.5 * done / rounds))
         return self
 
     @staticmethod
@@ -108,28 +106,6 @@ _NAMES = {
     (True, Target.DISAGREEMENT): "router-episode",
     (True, Target.GAIN): "information-limit",
 }
-
-
-class _Following:
-    """A router that keeps its rows' memory itself, for `calibrate`, which asks for scores without a state."""
-
-    def __init__(self, policy: RouterPolicy, rows: int) -> None:
-        self.policy = policy
-        self._memory: Memory = policy._fresh(rows)
-
-    @property
-    def cut(self) -> CutTable:
-        return self.policy.cut
-
-    @cut.setter
-    def cut(self, cut: CutTable) -> None:
-        self.policy.cut = cut
-
-    def scores(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
-        return self.policy.follow(observations, self._memory)
-
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        return self.policy.predict(*args, **kwargs)
 
 
 # ---- fitting ---------------------------------------------------------------------------------------------------
@@ -147,7 +123,7 @@ def fit(
         progress: called with the finished share.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         network = Ensemble(len(read), config.width, config.episode, config.members, config.dropout)
         states = torch.from_numpy(np.ascontiguousarray(paths.states[:, read]))
         for index, member in enumerate(network.networks):

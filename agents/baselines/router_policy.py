@@ -90,6 +90,12 @@ class RouterPolicy(Policy):
         asks = self.follow(observations, self._memory) > self.cut.of(observations, self.layout)
         return np.where(asks, self.actions.index(self.call), 0)
 
+    def scores(self, observations: Observations) -> FloatArray:
+        """(rows,) what is compared with the cut; goes on from the memory of the same rows' texts, see `follow`."""
+        if len(observations) != len(self._memory.before):
+            self._memory = self._fresh(len(observations))
+        return self.follow(observations, self._memory)
+
     @torch.inference_mode()
     def follow(self, observations: Observations, memory: Memory) -> FloatArray:
         """(rows,) scores of these observations; `memory` moves on with them.

@@ -53,7 +53,7 @@ def call_odds(rate: float, actions: int) -> float:
 def untrained_gate(layout: Layout, actions: tuple[Action, ...], width: int, rate: float, seed: int) -> Gate:
     """Calls with probability `rate` in about every state."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = ObservationNetwork(layout.size, len(actions), width)
     with torch.no_grad():
         network.head.weight *= 0.01

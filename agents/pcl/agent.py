@@ -145,18 +145,8 @@ class PCL(Agent):
         found = [self._update(fresh, alpha, before + more) for more in range(config.updates)]
         if self._siblings is None:
             self._replay.add(fresh)
-        numbers = {
-            "return": float(fresh.total(fresh.rewards).mean()),
-            "violation": float(violation.mean()),
-            "alpha": alpha,
-            "lambda/mean": float(learner.multiplier.value.mean()),
-            **{f"sum/{name}": float(values.mean()) for name, values in fresh.sums.items() if name != "prompt"},
-            **{f"loss/{name}": float(np.mean([loss[name] for loss in found])) for name in found[0]},
-            **learner.multiplier.numbers(),
-        }
-        if "calls" in fresh.sums and "tokens" in fresh.sums:
-            numbers["calls_per_token"] = float(fresh.sums["calls"].sum() / fresh.sums["tokens"].sum())
-        return numbers
+        losses = {f"loss/{name}": float(np.mean([loss[name] for loss in found])) for name in found[0]}
+        return learner.tell(fresh, alpha) | losses
 
     def _update(self, fresh: Episodes, alpha: float, before: int) -> dict[str, float]:
         if self._siblings is None:
@@ -184,7 +174,7 @@ class PCL(Agent):
 
     def _state(self) -> dict[str, Any]:
         return {
-            "config": {k: v for k, v in asdict(self.config).items() if k != "iterations"},
+            "config": asdict(self.config),
             "learner": self.learner.state(),
             "replay": [asdict(part) for part in self._replay.parts],
             "paths": {} if self._siblings is None else self._siblings.store.state(),

@@ -55,7 +55,7 @@ class Learner:
         self.config, self.layout = config, layout
         torch_seed = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=torch_seed)))
+            torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=torch_seed)))
             self.gate: ObservationNetwork | EpisodeNetwork
             outputs = len(actions) * (2 if config.siblings else 1)  # see `Gate`'s prices
             if config.whole_text:
@@ -119,6 +119,20 @@ class Learner:
             return np.full(len(observations), ONLY_LIMIT)
         return observations[:, self.layout["limit"].start].astype(np.float64)
 
+    def tell(self, fresh: Episodes, alpha: float) -> dict[str, float]:
+        """What a round of play and the multiplier came to, by name, for a log."""
+        numbers = {
+            "return": float(fresh.total(fresh.rewards).mean()),
+            "violation": float(self.violation(fresh).mean()),
+            "alpha": alpha,
+            "lambda/mean": float(self.multiplier.value.mean()),
+            **{f"sum/{name}": float(values.mean()) for name, values in fresh.sums.items() if name != "prompt"},
+            **self.multiplier.numbers(),
+        }
+        if "calls" in fresh.sums and "tokens" in fresh.sums:
+            numbers["calls_per_token"] = float(fresh.sums["calls"].sum() / fresh.sums["tokens"].sum())
+        return numbers
+
     def violation(self, episodes: Episodes) -> FloatArray:
         """(episodes,) spent - allowed, the configuration's own limit included."""
         return episodes.violation - (self.config.limit or 0.0)
@@ -148,7 +162,7 @@ class Learner:
         of_step, group = torch.from_numpy(episodes.of_step), torch.from_numpy(siblings.group)
         self.gate.train()
         with torch.random.fork_rng(devices=[]):  # dropout draws from the process's generator
-            torch.manual_seed(self.config.seed + 1_000_003 * (1 + before))
+            torch.default_generator.manual_seed(self.config.seed + 1_000_003 * (1 + before))
             gains, price = self._gains(episodes, alpha)
             residual = losses.sibling_residuals(gains, of_step, group, siblings.groups)
             loss = losses.weighted_loss(residual, price[torch.from_numpy(episodes.starts[:-1])])

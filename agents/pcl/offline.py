@@ -61,7 +61,7 @@ class CostCritic:
 
     def __init__(self, inputs: int, actions: int, config: OfflineConfig, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.network = ObservationNetwork(inputs, actions, config.pcl.width)
         self.lagged = copy.deepcopy(self.network)
         self.adam = torch.optim.Adam(self.network.parameters(), config.critic_lr)

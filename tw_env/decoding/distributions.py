@@ -33,13 +33,13 @@ def student_view(logits: Tensor, top_k: int) -> FloatArray:
     if logits.is_cpu:
         token, top, best, mean = _summary(logits.numpy(), probs.numpy(), count)
     else:
-        largest, index = probs.topk(count)
-        best_logit = logits.gather(1, index[:, :1])[:, 0]
-        token, top, best, mean = _to_host(index[:, 0], largest, best_logit, torch.linalg.vecdot(probs, logits))
+        index = logits.argmax(-1)  # as `generate` chooses; among ties, topk may choose another
+        best_logit = logits.gather(1, index[:, None])[:, 0]
+        largest, mean_logit = probs.topk(count).values, torch.linalg.vecdot(probs, logits)
+        token, top, best, mean = _to_host(index, largest, best_logit, mean_logit)
     logprobs = np.log(np.maximum(top, LEAST))
-    entropy: FloatArray = (
-        best - logprobs[:, 0] - mean
-    )  # H = log Z - E[logit]; no logarithm of the whole vocabulary is taken
+    # H = log Z - E[logit]; no logarithm of the whole vocabulary is taken.
+    entropy: FloatArray = best - logprobs[:, 0] - mean
     if math.isnan(entropy.sum()):  # logits of -inf: 0 log 0
         entropy = _to_host(torch.special.entr(logits.softmax(-1)).sum(-1))[0]
     return _view(token, logprobs, entropy, -logprobs[:, 0], top_k)
@@ -55,7 +55,7 @@ def _summary(
     with np.errstate(invalid="ignore"):  # 0 times -inf, see `student_view`
         mean = np.vecdot(probs, logits)
     left, first = probs.reshape(-1), np.arange(0, probs.size, probs.shape[1])
-    token = probs.argmax(axis=1)
+    token = logits.argmax(axis=1)
     at = first + token
     best = logits.reshape(-1)[at]
     top = np.empty((count, len(probs)), probs.dtype)

@@ -87,6 +87,8 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     PCL(SMALL).learn(Bandit(16), folder=tmp_path)
     with pytest.raises(ValueError, match="alpha differ"):
         PCL(replace(SMALL, alpha=0.5)).learn(Bandit(16), folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="iterations differ"):  # alpha and step sizes fall with the share that is done
+        PCL(replace(SMALL, iterations=24)).learn(Bandit(16), folder=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
