@@ -22,17 +22,19 @@ def test_draws_come_from_each_rows_own_generator() -> None:
     schedule = Schedule(PROMPTS, RULES)
     together = schedule.next(generators(3))
     apart = [schedule.next([generator]) for generator in generators(3)]
-    assert together[0].tolist() == [int(prompts[0]) for prompts, _ in apart]
-    assert together[1] == [rules[0] for _, rules in apart]
+    assert together.prompts.tolist() == [int(one.prompts[0]) for one in apart]
+    assert together.rules == [one.rules[0] for one in apart]
+    assert together.prompt_ids == [PROMPTS[index] for index in together.prompts]
+    assert together.student_ids is None
 
 
 def test_options_are_followed_and_then_draws_go_on() -> None:
     schedule = Schedule(PROMPTS, "at most 2 calls")
     schedule.follow({"prompts": [2, 0, 1], "rules": ["never ask", "at most 1 call", "at most 10% of the tokens"]})
     rows = generators(2)
-    prompts, rules = schedule.next(rows)
+    prompts, _, rules, _ = schedule.next(rows)
     assert (prompts.tolist(), rules) == ([2, 0], [parse("never ask"), parse("at most 1 call")])
-    prompts, rules = schedule.next(rows)
+    prompts, _, rules, _ = schedule.next(rows)
     assert (prompts[0], rules[0]) == (1, parse("at most 10% of the tokens"))
     assert (prompts[1], rules[1]) == (np.random.default_rng(1).integers(3), parse("at most 2 calls"))
 
@@ -40,14 +42,14 @@ def test_options_are_followed_and_then_draws_go_on() -> None:
 def test_one_rule_serves_all_prompts_and_sampled_rules_repeat() -> None:
     schedule = Schedule(PROMPTS, "sample")
     schedule.follow({"prompts": [0, 1], "rules": Constraint(Quantity.CALLS, 5)})
-    assert schedule.next(generators(2))[1] == [Constraint(Quantity.CALLS, 5)] * 2
-    assert schedule.next(generators(2))[1] == schedule.next(generators(2))[1]
+    assert schedule.next(generators(2)).rules == [Constraint(Quantity.CALLS, 5)] * 2
+    assert schedule.next(generators(2)).rules == schedule.next(generators(2)).rules
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": [0]}, "'prompts' and 'rules', got prompt"),
+        ({"prompt": [0]}, "'prompts', 'rules' and 'words', got prompt"),
         ({"prompts": [3]}, "indices from 0 to 2, got 3"),
         ({"prompts": [-1]}, "indices from 0 to 2, got -1"),
         ({"prompts": [0, 1, 2], "rules": RULES}, "each of the 3 prompts, got 2"),

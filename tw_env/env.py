@@ -50,9 +50,9 @@ class AssistedDecodingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         schedule = self._setup.schedule
         if options is not None:
             schedule.follow(options)
-        prompts, rules = schedule.next(self.game.generators)
-        self.game.budget.check(rules[0])
-        self.game.reset(self._row, prompts, [schedule.prompts[prompts[0]]], rules)
+        starts = schedule.next(self.game.generators)
+        self.game.budget.check(starts.rules[0])
+        self.game.reset(self._row, *starts)
         self.game.look()
         return self.game.observe()[0], self._info(0.0, float(self.game.budget.allowed[0]))
 

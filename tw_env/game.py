@@ -103,15 +103,20 @@ class Game:
     # ---- a round: reset, look, step ----------------------------------------------------------------------------
 
     def reset(
-        self, rows: IntArray, prompts: IntArray, prompt_ids: Sequence[Sequence[int]], rules: Sequence[Constraint]
+        self,
+        rows: IntArray,
+        prompts: IntArray,
+        prompt_ids: Sequence[Sequence[int]],
+        rules: Sequence[Constraint],
+        student_ids: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Start new episodes in these rows.
+        """Start new episodes in these rows; see `tw_env.schedule.Starts` and `LiveTexts.reset`.
 
         Raises:
             ValueError: a rule on a quantity that can't be measured here.
         """
         self.budget.reset(rows, rules)
-        self.texts.reset(rows, prompt_ids)
+        self.texts.reset(rows, prompt_ids, student_ids)
         self.prompt[rows] = prompts
         for array in (self.settled, self.teacher_read, self.steps, self.quality, self.dropped):
             array[rows] = 0
@@ -291,7 +296,7 @@ class Game:
         length = self.texts.length
         np.divide(length - self.settled, self.cap, out=self._pending)
         np.divide(length, self.cap, out=self._position)
-        return self.layout.observe(self.texts.view, self.texts.hidden, self._shown, self.budget)
+        return self.layout.observe(self.texts.view, self.texts.extras, self._shown, self.budget)
 
     def observe_final(self, rows: IntArray) -> NDArray[np.float32]:
         """(r, size) observations of rows whose texts are final."""

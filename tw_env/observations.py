@@ -28,13 +28,14 @@ class Feature:
     unit: str
 
 
-def features(top_k: int, vocabulary: int, cap: int, hidden: int) -> tuple[Feature, ...]:
+def features(top_k: int, vocabulary: int, cap: int, hidden: int, asks: bool = False) -> tuple[Feature, ...]:
     """The slices in order.
 
     Args:
         top_k: how many of the student's log-probabilities are shown.
         vocabulary: size of the vocabulary. cap: most new tokens of a text.
         hidden: size of the student's last hidden state, or 0 to leave it out.
+        asks: whether the student has a token of its own that asks for the teacher.
     """
     entropy = math.log(vocabulary) + 1e-3
     shown = [
@@ -53,6 +54,8 @@ def features(top_k: int, vocabulary: int, cap: int, hidden: int) -> tuple[Featur
         Feature("left", 1, float(-cap), float(cap), "allowed - spent, in calls"),
         Feature("ended", 1, 0.0, 1.0, "1 once the text is final"),
     ]
+    if asks:
+        shown.append(Feature("ask", 1, -HIDDEN_BOUND, HIDDEN_BOUND, "nats, log-odds of the student's ask token"))
     if hidden:
         shown.append(Feature("hidden", hidden, -HIDDEN_BOUND, HIDDEN_BOUND, "the student's last hidden state"))
     return tuple(shown)
@@ -102,8 +105,8 @@ class Layout:
 class GameLayout(Layout):
     """The layout of the game's observations, and how they are filled in. Arguments as of `features`."""
 
-    def __init__(self, top_k: int, vocabulary: int, cap: int, hidden: int) -> None:
-        super().__init__(features(top_k, vocabulary, cap, hidden), cap)
+    def __init__(self, top_k: int, vocabulary: int, cap: int, hidden: int, asks: bool = False) -> None:
+        super().__init__(features(top_k, vocabulary, cap, hidden, asks), cap)
         self._column = {name: where.start for name, where in self.slices.items()}
         self._student = slice(0, self.slices["surprise"].stop)  # what `LiveTexts.view` holds behind the token
         self._game = slice(self.slices[OF_THE_GAME[0]].start, self.slices[OF_THE_GAME[-1]].stop)
@@ -112,14 +115,14 @@ class GameLayout(Layout):
     def observe(
         self,
         view: NDArray[np.float32],
-        hidden: NDArray[np.float32],
+        extras: NDArray[np.float32],
         state: NDArray[np.float32],
         budget: Budget,
     ) -> NDArray[np.float32]:
         """(rows, size) observations.
 
         Args:
-            view: (rows, 1 + student features) see `LiveTexts.view`. hidden: (rows, hidden) or (rows, 0).
+            view: (rows, 1 + student features) see `LiveTexts.view`. extras: (rows, size) see there.
             state: (features, rows) the features `OF_THE_GAME`, in their units.
             budget: the rows' rules and accounts.
         """
@@ -130,8 +133,8 @@ class GameLayout(Layout):
         obs[:, self._rule] = budget.rule
         obs[:, column["left"]] = budget.left()
         obs[:, column["ended"]] = 0.0
-        if hidden.shape[1]:
-            np.clip(hidden, -HIDDEN_BOUND, HIDDEN_BOUND, out=obs[:, self.slices["hidden"]])
+        if extras.shape[1]:
+            np.clip(extras, -HIDDEN_BOUND, HIDDEN_BOUND, out=obs[:, self.slices["ended"].stop :])
         return obs
 
     def observe_final(

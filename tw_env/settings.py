@@ -11,6 +11,7 @@ from tw_env.actions import Action, parse_actions
 from tw_env.costs import CostModel, LatencyTable, Prices
 from tw_env.decoding.accept import parse_accept
 from tw_env.decoding.loading import Pair, load_pair
+from tw_env.decoding.reading import RULE_TOKENS, rule_reader
 from tw_env.decoding.texts import LiveTexts
 from tw_env.decoding.tree import NODES, RememberedTexts
 from tw_env.game import Game, GameSpec
@@ -156,10 +157,12 @@ def encode_prompts(task: Task, pair: Pair, cap: int) -> list[tuple[int, ...]]:
     longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
     for model in (pair.student, pair.teacher):
         room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None and len(encoded[longest]) + cap > room:
+        rule = RULE_TOKENS if pair.reads_rules and model is pair.student else 0
+        if room is not None and rule + len(encoded[longest]) + cap > room:
+            before = f", {rule} more are kept for the rule before it," if rule else ""
             raise ValueError(
                 f"Expected prompt and new tokens within the {room} positions of {model.config.model_type}; prompt "
-                f"{longest} has {len(encoded[longest])} tokens and max_new_tokens is {cap}. Shorten either."
+                f"{longest} has {len(encoded[longest])} tokens{before} and max_new_tokens is {cap}. Shorten either."
             )
     return encoded
 
@@ -208,20 +211,21 @@ def build(rows: int, settings: Settings) -> Setup:
     longest = max(len(prompt) for prompt in prompts)
     top_k, hidden = settings.top_k, settings.hidden
     texts: LiveTexts
+    shown: dict[str, Any] = {"top_k": top_k, "hidden": hidden, "rule_tokens": RULE_TOKENS if pair.reads_rules else 0}
     if settings.remember and not sampling:
-        texts = RememberedTexts(pair, rows, longest, cap, nodes=settings.remember, top_k=top_k, hidden=hidden)
+        texts = RememberedTexts(pair, rows, longest, cap, nodes=settings.remember, **shown)
     else:
         kl = bool(reward.weights.get("expected_kl"))
-        texts = LiveTexts(pair, rows, longest, cap, sampling=sampling, top_k=top_k, hidden=hidden, kl=kl)
-    layout = GameLayout(top_k, pair.vocabulary, cap, texts.hidden.shape[1])
+        texts = LiveTexts(pair, rows, longest, cap, sampling=sampling, kl=kl, **shown)
+    layout = GameLayout(top_k, pair.vocabulary, cap, texts.hidden.shape[1], pair.ask_token is not None)
 
     def quality(prompt: int, tokens: Sequence[int]) -> float:
         return float(task.quality(prompt, pair.tokenizer.decode(tokens, skip_special_tokens=True)))
 
     game = Game(texts, spec, layout, quality, pair.end_tokens)
-    schedule = Schedule(prompts, settings.rule)
-    for constraint in schedule.rules:
-        game.budget.check(constraint)
+    schedule = Schedule(prompts, settings.rule, rule_reader(pair))
+    for rule in schedule.rules:
+        game.budget.check(rule.constraint)
     return Setup(game, task, pair, schedule)
 
 

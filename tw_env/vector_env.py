@@ -191,9 +191,8 @@ class AssistedDecodingVectorEnv(VectorEnv):
         return chosen
 
     def _start(self, rows: NDArray[np.int64]) -> None:
-        schedule = self._setup.schedule
-        prompts, rules = schedule.next([self.game.generators[row] for row in rows])
-        self.game.reset(rows, prompts, [schedule.prompts[index] for index in prompts], rules)
+        starts = self._setup.schedule.next([self.game.generators[row] for row in rows])
+        self.game.reset(rows, *starts)
 
     def _finals(self, step: Step, done: NDArray[np.bool_]) -> Infos:
         """Last observations and infos of the rows that finish in this step, before they are reset."""

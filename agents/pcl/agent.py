@@ -197,7 +197,7 @@ def soft_limits(env: VectorEnv) -> list[float] | None:
     settings = getattr(env.unwrapped, "settings", None)
     if settings is None or settings.hard:
         return None
-    rules = read_rules(settings.rule)
+    rules = [rule.constraint for rule in read_rules(settings.rule)]
     if any(rule.quantity != Quantity.CALLS_PER_TOKEN or rule.hard or math.isinf(rule.limit) for rule in rules):
         return None
     return [rule.limit for rule in rules]

@@ -52,6 +52,16 @@ class Pair:
     end_tokens: tuple[int, ...]
     name: str
 
+    @property
+    def ask_token(self) -> int | None:
+        """Id of the student's own token that calls the teacher, `ask_token_id` of its config; None without one."""
+        return getattr(self.student.config, "ask_token_id", None)
+
+    @property
+    def reads_rules(self) -> bool:
+        """Whether the student reads the rule's words before its prompt, `reads_rules` of its config."""
+        return bool(getattr(self.student.config, "reads_rules", False))
+
 
 def resolve_device(device: str = "auto") -> torch.device:
     """The device that "auto", "cpu", "cuda" or "cuda:1" means here; "auto" is the current GPU where there is

@@ -25,6 +25,8 @@ class Reader:
     """One model over the rows' texts; it catches up with what was written only when it is asked."""
 
     session: Session
+    prompts: list[Sequence[int]]  # as this model reads them
+    prompt_length: IntArray  # (rows,)
     prompt_unread: BoolArray  # (rows,)
 
 
@@ -49,8 +51,13 @@ class LiveTexts:
         best, best_logprob: (rows, places) the teacher's choice there and its log p_T.
         score: (rows, places) log p_T of the student's proposal. kl: KL(p_S || p_T), if it is asked for.
         view: (rows, 1 + features) what the student showed last, see `distributions.student_view`.
-        hidden: (rows, size) the student's last hidden state, if it is asked for.
+        extras: (rows, size) the log-odds of the student's ask token, if it has one, and its last hidden state, if it is
+            asked for.
+        prompt_length: (rows,) tokens of the prompt, as the teacher reads it.
         teacher_tokens: tokens that the teacher has processed so far, scoring included.
+
+    Args:
+        longest_prompt: in tokens. rule_tokens: room for a rule that the student alone reads before it.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class LiveTexts:
         longest_prompt: int,
         max_new_tokens: int,
         *,
+        rule_tokens: int = 0,
         sampling: bool = False,
         top_k: int = 5,
         hidden: bool = False,
@@ -68,10 +76,9 @@ class LiveTexts:
         self.pair, self.rows, self.sampling, self.top_k, self.with_kl = pair, rows, sampling, top_k, kl
         self.places = places = max_new_tokens + 1
         capacity = longest_prompt + max_new_tokens
-        self._student = self._reader(pair.student, capacity)
+        self._student = self._reader(pair.student, capacity + rule_tokens)
         self._teacher = self._reader(pair.teacher, capacity)
-        self._prompts: list[Sequence[int]] = [()] * rows
-        self.prompt_length = np.zeros(rows, np.int64)
+        self.prompt_length = self._teacher.prompt_length
         self._text = np.zeros((rows, places + 1), np.int64)  # the prompt's last token, and what was written
         self.tokens = self._text[:, 1:]
         self._flat_text = self._text.reshape(-1)  # one index is faster than two
@@ -84,7 +91,9 @@ class LiveTexts:
         self.score = np.zeros((rows, places))
         self.kl = np.zeros((rows, places))
         self.view = np.zeros((rows, 1 + distributions.width(top_k)), np.float32)
-        self.hidden = np.zeros((rows, self._student.session.hidden_size if hidden else 0), np.float32)
+        self._asks = int(pair.ask_token is not None)
+        shown = self._asks + (self._student.session.hidden_size if hidden else 0)
+        self.extras = np.zeros((rows, shown), np.float32)
         self.teacher_tokens = 0
         self._all = np.arange(rows)
         if sampling:  # acceptance and its residual need whole distributions
@@ -93,16 +102,30 @@ class LiveTexts:
             self._teacher_logprobs = torch.zeros(shape, device=device)
 
     def _reader(self, model: PreTrainedModel, capacity: int) -> Reader:
-        return Reader(Session(model, self.rows, capacity), np.ones(self.rows, bool))
+        session = Session(model, self.rows, capacity)
+        return Reader(session, [()] * self.rows, np.zeros(self.rows, np.int64), np.ones(self.rows, bool))
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """(rows, size) the student's last hidden state; size 0 if it isn't asked for."""
+        return self.extras[:, self._asks :]
 
     # ---- writing ---------------------------------------------------------------------------------------------
 
-    def reset(self, rows: IntArray, prompts: Sequence[Sequence[int]]) -> None:
-        """Start new texts; nothing is computed yet."""
-        for row, prompt in zip(rows.tolist(), prompts, strict=True):
-            self._prompts[row] = prompt
+    def reset(
+        self, rows: IntArray, prompts: Sequence[Sequence[int]], student_prompts: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Start new texts; nothing is computed yet.
+
+        Args:
+            prompts: token ids for each row. student_prompts: the same as the student reads them, a rule before them
+                perhaps; their last token must be the prompt's.
+        """
+        for reader, read in ((self._teacher, prompts), (self._student, student_prompts or prompts)):
+            for row, prompt in zip(rows.tolist(), read, strict=True):
+                reader.prompts[row] = prompt
+            reader.prompt_length[rows] = [len(prompt) for prompt in read]
         self._text[rows, 0] = [prompt[-1] for prompt in prompts]
-        self.prompt_length[rows] = [len(prompt) for prompt in prompts]
         self.length[rows] = 0
         self._forget(rows)
 
@@ -127,7 +150,7 @@ class LiveTexts:
         for reader in (self._student, self._teacher):
             read = ~reader.prompt_unread[rows]
             kept = rows[read]
-            ends = self.prompt_length[kept] + lengths[read]
+            ends = reader.prompt_length[kept] + lengths[read]
             reader.session.rewind(kept, np.minimum(reader.session.lengths[kept], ends))
 
     # ---- reading ---------------------------------------------------------------------------------------------
@@ -138,10 +161,10 @@ class LiveTexts:
         selected = self._all if rows is None else rows
         if reader.prompt_unread[at].any():
             stale = selected[reader.prompt_unread[at]]
-            reader.session.reset(stale, [self._prompts[row][:-1] for row in stale.tolist()])
+            reader.session.reset(stale, [reader.prompts[row][:-1] for row in stale.tolist()])
             reader.prompt_unread[stale] = False
         length = self.length[at]
-        first = reader.session.lengths[at] - self.prompt_length[at] + 1  # of the text, what was read before
+        first = reader.session.lengths[at] - reader.prompt_length[at] + 1  # of the text, what was read before
         counts = length - first + 1
         if (counts == 1).all() and counts.size:
             tokens = self._flat_text[self._first_place[at] + length][:, None]
@@ -169,7 +192,8 @@ class LiveTexts:
             last = caught.hidden[:, 0]
         else:
             last = caught.hidden[torch.arange(len(caught.counts)), torch.from_numpy(caught.counts - 1)]
-        logits = self._student.session.head(last)[:, : self.pair.vocabulary]
+        scores = self._student.session.head(last)
+        logits = scores[:, : self.pair.vocabulary]
         selected = self._all if rows is None else rows
         if uniforms is None:
             view = distributions.student_view(logits, self.top_k)
@@ -178,8 +202,11 @@ class LiveTexts:
             at = (torch.from_numpy(selected), torch.from_numpy(self.length[selected]))
             self._student_logprobs[at] = logprobs.float()
         self._show(selected, view)
-        if self.hidden.shape[1]:
-            self.hidden[selected] = last.float().cpu().numpy()
+        if self._asks:
+            log_odds = scores[:, self.pair.ask_token] - logits.logsumexp(-1)
+            self.extras[selected, 0] = log_odds.cpu().numpy()
+        if self.extras.shape[1] > self._asks:
+            self.extras[selected, self._asks :] = last.float().cpu().numpy()
 
     def _show(self, rows: IntArray, view: NDArray[np.floating]) -> None:
         if len(rows) == self.rows:  # all of them, in order

@@ -18,7 +18,7 @@ from tw_env.decoding.loading import Pair
 from tw_env.decoding.texts import BoolArray, FloatArray, IntArray, LiveTexts
 
 NODES = 1_000_000  # default bound on remembered prefixes: about 75 MB, and 4 bytes per node and hidden unit more
-_ARRAYS = {"view": 0, "hidden": 0, "teacher": 0, "child": -1, "known": 0}  # and what new entries hold
+_ARRAYS = {"view": 0, "extras": 0, "teacher": 0, "child": -1, "known": 0}  # and what new entries hold
 STUDENT, TEACHER = 0, 1  # the two ways on from a node, and whose findings are there
 
 
@@ -33,18 +33,18 @@ class Memory:
         generation: how often everything was forgotten; node numbers of an older generation mean nothing.
     """
 
-    def __init__(self, features: int, hidden: int, nodes: int = NODES) -> None:
+    def __init__(self, features: int, extras: int, nodes: int = NODES) -> None:
         if nodes < 1:
             raise ValueError(f"Expected a memory of at least one prefix, got nodes={nodes}.")
         self.nodes, self.generation, self.size = nodes, 0, 0
-        self._widths = (1 + features, hidden)
+        self._widths = (1 + features, extras)
         self._allocate(min(nodes, 4096))
         self.roots: dict[tuple[int, ...], int] = {}
 
     def _allocate(self, room: int) -> None:
-        features, hidden = self._widths
+        features, extras = self._widths
         self.view = np.zeros((room, features), np.float32)
-        self.hidden = np.zeros((room, hidden), np.float32)
+        self.extras = np.zeros((room, extras), np.float32)
         self.teacher = np.zeros((room, 3), np.float32)
         self.child = np.full((room, 2), -1, np.int32)
         self.known = np.zeros((room, 2), bool)
@@ -104,12 +104,12 @@ class Memory:
 _memories: WeakKeyDictionary[Pair, dict[tuple[int, int, int], Memory]] = WeakKeyDictionary()
 
 
-def shared_memory(pair: Pair, top_k: int, hidden: int, nodes: int) -> Memory:
+def shared_memory(pair: Pair, top_k: int, extras: int, nodes: int) -> Memory:
     """The process's one memory for this pair and this width of view: training and evaluation fill the same tree."""
     of_pair = _memories.setdefault(pair, {})
-    key = (top_k, hidden, nodes)
+    key = (top_k, extras, nodes)
     if key not in of_pair:
-        of_pair[key] = Memory(distributions.width(top_k), hidden, nodes)
+        of_pair[key] = Memory(distributions.width(top_k), extras, nodes)
     return of_pair[key]
 
 
@@ -125,25 +125,30 @@ class RememberedTexts(LiveTexts):
         *,
         memory: Memory | None = None,
         nodes: int = NODES,
+        rule_tokens: int = 0,
         top_k: int = 5,
         hidden: bool = False,
     ) -> None:
-        super().__init__(pair, rows, longest_prompt, max_new_tokens, top_k=top_k, hidden=hidden)
+        super().__init__(
+            pair, rows, longest_prompt, max_new_tokens, rule_tokens=rule_tokens, top_k=top_k, hidden=hidden
+        )
         need = 2 * rows * self.places
         if (nodes if memory is None else memory.nodes) < need:
             raise ValueError(
                 f"Expected room for at least {need} prefixes with {rows} rows of {max_new_tokens} new tokens, "
                 f"got nodes={nodes}: give more, or remember nothing (remember=0)."
             )
-        self.memory = memory or shared_memory(pair, top_k, self.hidden.shape[1], nodes)
+        self.memory = memory or shared_memory(pair, top_k, self.extras.shape[1], nodes)
         self._path = np.zeros((rows, self.places), np.int64)  # the node at each place of each row
         self._judged = np.zeros(rows, np.int64)  # places whose judgement already stands in this row's arrays
         self._generation = self.memory.generation
 
-    def reset(self, rows: IntArray, prompts: Sequence[Sequence[int]]) -> None:
-        super().reset(rows, prompts)
+    def reset(
+        self, rows: IntArray, prompts: Sequence[Sequence[int]], student_prompts: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        super().reset(rows, prompts, student_prompts)
         self._judged[rows] = 0
-        self._path[rows, 0] = [self.memory.root(tuple(prompt)) for prompt in prompts]
+        self._path[rows, 0] = [self.memory.root(tuple(prompt)) for prompt in student_prompts or prompts]
         self._check_generation()
 
     def rewind(self, rows: IntArray, lengths: IntArray) -> None:
@@ -179,7 +184,7 @@ class RememberedTexts(LiveTexts):
             self._generation = self.memory.generation
             self._forget(self._all)
             self._judged[:] = 0
-            prompts = [tuple(prompt) for prompt in self._prompts]
+            prompts = [tuple(prompt) for prompt in self._student.prompts]
             self._path[:, 0] = [self.memory.root(prompt) for prompt in prompts]
             for place in range(1, int(self.length.max()) + 1):
                 rows = np.flatnonzero(self.length >= place)
@@ -193,11 +198,11 @@ class RememberedTexts(LiveTexts):
         if new.any():
             super().look(selected[new])
             self.memory.view[node[new]] = self.view[selected[new]]
-            self.memory.hidden[node[new]] = self.hidden[selected[new]]
+            self.memory.extras[node[new]] = self.extras[selected[new]]
             self.memory.known[node[new], STUDENT] = True
         self._show(selected, self.memory.view[node])
-        if self.hidden.shape[1]:
-            self.hidden[selected] = self.memory.hidden[node]
+        if self.extras.shape[1]:
+            self.extras[selected] = self.memory.extras[node]
 
     def read(self, rows: IntArray | None = None) -> None:
         self._check_generation()

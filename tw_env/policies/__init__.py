@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tw_env.policies.ask_token import AskToken
 from tw_env.policies.cuts import CutTable
 from tw_env.policies.gate import Gate
 from tw_env.policies.heuristics import (
@@ -19,6 +20,7 @@ from tw_env.policies.networks import EpisodeNetwork, ObservationNetwork
 from tw_env.policies.policy import CONFIG, Policy
 
 __all__ = [
+    "AskToken",
     "CutTable",
     "EpisodeNetwork",
     "Gate",
@@ -34,7 +36,7 @@ __all__ = [
     "teacher_alone",
 ]
 
-KINDS: dict[str, type[Policy]] = {kind.kind: kind for kind in (ScoreThreshold, Gate)}
+KINDS: dict[str, type[Policy]] = {kind.kind: kind for kind in (ScoreThreshold, Gate, AskToken)}
 _SHIPPED = Path(__file__).parent / "shipped"
 
 

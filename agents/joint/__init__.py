@@ -1,0 +1,1 @@
+"""The student in training: distillation by path consistency and its rivals, alone or together with asking."""

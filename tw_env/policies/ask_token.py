@@ -1,0 +1,75 @@
+"""A student's own ask token as the policy: it read the rule, and its log-odds decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tw_env.actions import Action
+from tw_env.observations import Layout
+from tw_env.policies.cuts import ALWAYS, CutTable
+from tw_env.policies.policy import FloatArray, IntArray, Observations, Policy, frame
+
+
+class AskToken(Policy):
+    """Calls with the probability that the student gives to its ask token, or where its log-odds exceed a cut.
+
+    Args:
+        layout: of a game whose student has an ask token.
+        call: `ASK` or `VERIFY`; None takes the last of the action set.
+        cut: deterministic play calls where the log-odds lie above it. One number for all rules leaves it to the
+            student to read the rule; 0 calls where P(ask) > 1/2.
+        at_end: call only where the text would end, so that one `VERIFY` settles all that was written.
+
+    Raises:
+        ValueError: observations without an ask token, or a call that the game doesn't have.
+    """
+
+    kind = "ask_token"
+
+    def __init__(
+        self,
+        layout: Layout,
+        actions: tuple[Action, ...],
+        call: Action | None = None,
+        cut: float | CutTable = 0.0,
+        at_end: bool = False,
+    ) -> None:
+        super().__init__(layout, actions)
+        call = actions[-1] if call is None else call
+        if "ask" not in layout:
+            raise ValueError(
+                "Expected a game whose student has an ask token of its own, got one without. Train such a student, or "
+                "give another policy."
+            )
+        if call not in actions or call == Action.SELF:
+            names = ", ".join(action.name for action in actions[1:])
+            raise ValueError(f"Expected a call out of this game's {names}, got {Action(call).name}.")
+        self.call, self.at_end = call, at_end
+        self.cut = cut if isinstance(cut, CutTable) else CutTable(default=float(cut))
+
+    def scores(self, observations: Observations) -> FloatArray:
+        """(rows,) log-odds of asking; far below every cut where no call is allowed."""
+        log_odds = observations[:, self.layout["ask"].start].astype(np.float64)
+        if self.at_end:
+            log_odds = np.where(observations[:, self.layout["would_end"].start] > 0, log_odds, ALWAYS)
+        return log_odds
+
+    def choose(self, observations: Observations, deterministic: bool, masks: NDArray[np.bool_] | None) -> IntArray:
+        scores = self.scores(observations)
+        if deterministic:
+            asks = scores > self.cut.of(observations, self.layout)
+        else:
+            uniforms = self.generator.random(len(observations))
+            asks = np.log(uniforms) - np.log1p(-uniforms) < scores
+        return np.where(asks, self.actions.index(self.call), 0)
+
+    def config(self) -> dict[str, Any]:
+        return {"call": self.call.name, "cut": self.cut.record(), "at_end": self.at_end}
+
+    @classmethod
+    def restore(cls, record: dict[str, Any], folder: Path) -> AskToken:
+        return cls(*frame(record), Action[record["call"]], CutTable(**record["cut"]), record["at_end"])
