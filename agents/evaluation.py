@@ -57,10 +57,11 @@ def play(
     seed: int = 0,
     deterministic: bool = True,
     progress: Callable[[int], object] | None = None,
+    words: Sequence[str] | str | None = None,
 ) -> Played:
     """Play every prompt exactly once; arguments as of `agents.rollout.play_prompts`."""
     watched = recorded(env)
-    outcomes = play_prompts(watched, policy, list(prompts), rule, seed, deterministic, progress)
+    outcomes = play_prompts(watched, policy, list(prompts), rule, seed, deterministic, progress, words)
     return Played(outcomes, watched.times(len(prompts)))
 
 

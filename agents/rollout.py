@@ -278,6 +278,7 @@ def play_prompts(
     seed: int,
     deterministic: bool,
     progress: Callable[[int], object] | None = None,
+    words: Sequence[str] | str | None = None,
 ) -> Outcomes:
     """Play every prompt exactly once.
 
@@ -285,11 +286,13 @@ def play_prompts(
         env: an `AssistedDecodingVectorEnv`.
         prompts: indices of the task's prompts. rules: one rule for all, or one each.
         progress: called with the number of newly finished prompts.
+        words: what a student that reads rules is told instead of the rules' own words, one for all or one each.
     """
     check_autoreset(env)
     if hasattr(policy, "seed"):
         policy.seed(seed)
-    observations, infos = env.reset(seed=seed, options={"prompts": prompts, "rules": rules})
+    told = {} if words is None else {"words": words}
+    observations, infos = env.reset(seed=seed, options={"prompts": prompts, "rules": rules, **told})
     count, rows = len(prompts), env.num_envs
     number = np.arange(rows)  # which prompt each row plays; from `count` on, fillers
     results = {name: np.zeros(count) for name in (*OF_EPISODES, "returns")}

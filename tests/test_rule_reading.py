@@ -121,3 +121,20 @@ def test_ask_tokens_are_not_made_up() -> None:
     with pytest.raises(ValueError, match="whose student has an ask token"):
         AskToken(env.layout, env.game.spec.actions)
     assert tiny_names(tiny_pair())[0] != asking_pair().name
+
+
+def test_asks_of_pending_tokens_are_kept_until_the_text_would_end() -> None:
+    env = game(8, remember=0)
+    observations, _ = env.reset(seed=1, options={"prompts": np.arange(8), "rules": "at most 20% of the tokens"})
+    at_end = AskToken(env.layout, env.game.spec.actions, at_end=True)
+    silent = np.ones(8)  # P(no ask at any pending token)
+    for _ in range(6):
+        asks = 1 / (1 + np.exp(-feature(env, observations, "ask").astype(float)))
+        assert feature(env, observations, "pending_ask") == pytest.approx(-np.log(silent), abs=1e-4)
+        scores, ends = at_end.scores(observations), feature(env, observations, "would_end") > 0
+        expected = 1 - silent * (1 - asks)
+        assert 1 / (1 + np.exp(-scores[ends])) == pytest.approx(expected[ends], abs=1e-5)
+        assert (scores[~ends] < -1e6).all()
+        actions = np.where(np.arange(8) % 2, 0, 2 * ends)
+        observations, _, terminated, _, _ = env.step(actions.astype(np.int64))
+        silent = np.where((actions > 0) | terminated, 1.0, silent * (1 - asks))

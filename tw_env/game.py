@@ -93,6 +93,8 @@ class Game:
             self._ends_here, self._pending, self._pending_surprise, self._least_sure, self._position, self._last_kept,
         ) = self._shown  # fmt: skip
         self._last_kept[:] = 1.0
+        self._asks = texts.pair.ask_token is not None
+        self._pending_ask = np.zeros(rows)  # -log P(no ask at any pending token)
         self._all = np.arange(rows)
         self._codes = np.array(spec.actions, np.int64)
         self._ends = np.zeros(texts.pair.vocabulary, bool)
@@ -120,7 +122,7 @@ class Game:
         self.prompt[rows] = prompts
         for array in (self.settled, self.teacher_read, self.steps, self.quality, self.dropped):
             array[rows] = 0
-        self._pending_surprise[rows] = self._least_sure[rows] = 0.0
+        self._pending_surprise[rows] = self._least_sure[rows] = self._pending_ask[rows] = 0.0
         self._last_kept[rows] = 1.0
         self.ended[rows] = False
 
@@ -159,10 +161,12 @@ class Game:
                 self._pay_own(reward, called, final, before)
         self._pending_surprise += surprise
         np.maximum(self._least_sure, surprise, out=self._least_sure)
+        if self._asks:
+            self._pending_ask += np.logaddexp(0.0, texts.extras[:, 0])
         if anyone:
             rows = np.flatnonzero(called)
             token[rows] = self._call(rows, wanted[rows] == _VERIFY, reward)
-            self._pending_surprise[rows] = self._least_sure[rows] = 0.0
+            self._pending_surprise[rows] = self._least_sure[rows] = self._pending_ask[rows] = 0.0
         place = texts.length.copy() if anyone else before
         self._flat_writer[self._first_place + place] = called * _TEACHER  # Writer.STUDENT is 0
         terminated = self._ends[token]
@@ -296,7 +300,7 @@ class Game:
         length = self.texts.length
         np.divide(length - self.settled, self.cap, out=self._pending)
         np.divide(length, self.cap, out=self._position)
-        return self.layout.observe(self.texts.view, self.texts.extras, self._shown, self.budget)
+        return self.layout.observe(self.texts.view, self.texts.extras, self._shown, self.budget, self._pending_ask)
 
     def observe_final(self, rows: IntArray) -> NDArray[np.float32]:
         """(r, size) observations of rows whose texts are final."""

@@ -55,6 +55,8 @@ def features(top_k: int, vocabulary: int, cap: int, hidden: int, asks: bool = Fa
         Feature("ended", 1, 0.0, 1.0, "1 once the text is final"),
     ]
     if asks:
+        pending = f"nats, -log P(no ask at any pending token), up to {HIDDEN_BOUND:g}"
+        shown.append(Feature("pending_ask", 1, 0.0, HIDDEN_BOUND, pending))
         shown.append(Feature("ask", 1, -HIDDEN_BOUND, HIDDEN_BOUND, "nats, log-odds of the student's ask token"))
     if hidden:
         shown.append(Feature("hidden", hidden, -HIDDEN_BOUND, HIDDEN_BOUND, "the student's last hidden state"))
@@ -118,6 +120,7 @@ class GameLayout(Layout):
         extras: NDArray[np.float32],
         state: NDArray[np.float32],
         budget: Budget,
+        pending_ask: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float32]:
         """(rows, size) observations.
 
@@ -125,6 +128,7 @@ class GameLayout(Layout):
             view: (rows, 1 + student features) see `LiveTexts.view`. extras: (rows, size) see there.
             state: (features, rows) the features `OF_THE_GAME`, in their units.
             budget: the rows' rules and accounts.
+            pending_ask: (rows,) in nats, of a student with an ask token.
         """
         column = self._column
         obs = np.empty((len(view), self.size), np.float32)
@@ -134,7 +138,9 @@ class GameLayout(Layout):
         obs[:, column["left"]] = budget.left()
         obs[:, column["ended"]] = 0.0
         if extras.shape[1]:
-            np.clip(extras, -HIDDEN_BOUND, HIDDEN_BOUND, out=obs[:, self.slices["ended"].stop :])
+            np.clip(extras, -HIDDEN_BOUND, HIDDEN_BOUND, out=obs[:, self.size - extras.shape[1] :])
+        if pending_ask is not None and "pending_ask" in column:
+            obs[:, column["pending_ask"]] = np.minimum(pending_ask, HIDDEN_BOUND)
         return obs
 
     def observe_final(

@@ -22,7 +22,8 @@ class AskToken(Policy):
         call: `ASK` or `VERIFY`; None takes the last of the action set.
         cut: deterministic play calls where the log-odds lie above it. One number for all rules leaves it to the
             student to read the rule; 0 calls where P(ask) > 1/2.
-        at_end: call only where the text would end, so that one `VERIFY` settles all that was written.
+        at_end: call only where the text would end, so that one `VERIFY` settles all that was written: with the
+            probability that the student asked at any of the pending tokens or there.
 
     Raises:
         ValueError: observations without an ask token, or a call that the game doesn't have.
@@ -52,11 +53,14 @@ class AskToken(Policy):
         self.cut = cut if isinstance(cut, CutTable) else CutTable(default=float(cut))
 
     def scores(self, observations: Observations) -> FloatArray:
-        """(rows,) log-odds of asking; far below every cut where no call is allowed."""
+        """(rows,) log-odds of calling; far below every cut where no call is allowed."""
         log_odds = observations[:, self.layout["ask"].start].astype(np.float64)
-        if self.at_end:
-            log_odds = np.where(observations[:, self.layout["would_end"].start] > 0, log_odds, ALWAYS)
-        return log_odds
+        if not self.at_end:
+            return log_odds
+        nats = observations[:, self.layout["pending_ask"].start] + np.logaddexp(0.0, log_odds)
+        nats = np.maximum(nats, 1e-30)
+        any_ask = nats + np.log(-np.expm1(-nats))
+        return np.where(observations[:, self.layout["would_end"].start] > 0, any_ask, ALWAYS)
 
     def choose(self, observations: Observations, deterministic: bool, masks: NDArray[np.bool_] | None) -> IntArray:
         scores = self.scores(observations)

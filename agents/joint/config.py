@@ -1,0 +1,151 @@
+"""Settings of joint training, and the data that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.joint.drafts import Quality
+from agents.joint.reading import Ids
+from agents.supervised import SupervisedConfig, Targets
+from tw_env.actions import Action
+
+
+class Stage(StrEnum):
+    """What joint training does, in this order; a stage of no updates is left out."""
+
+    START = "start"  # token probabilities alone, on gold and stored teacher texts
+    CLONE = "clone"  # and the ask token, on marked places of the teacher's texts
+    PCL = "pcl"  # and the gate's path consistency along own drafts
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """What is learnt, how long and how fast."""
+
+    call: Literal["ASK", "VERIFY"] = "VERIFY"
+    """What asking does: ASK at any token, or VERIFY where the text would end."""
+    start: int = 0
+    """Updates of the supervised start; a student that was fitted before needs none."""
+    clone: int = 100
+    """Updates of behaviour cloning."""
+    pcl: int = 1200
+    """Updates of constrained PCL."""
+    episodes: int = 128
+    """Episodes of an update of PCL."""
+    texts: int = 256
+    """Texts of an update from which token probabilities learn."""
+    gold_share: float = 0.5
+    """Share of gold texts among them; the others are the teacher's."""
+    write_weight: float = 1.0
+    """Weight of the token loss beside the gate's."""
+    write_alone: bool = False
+    """Weight each text by the probability that nobody is asked, so that what is verified anyway takes no capacity."""
+    limits: tuple[float, ...] = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
+    """Limits that are trained on, in calls per token."""
+    extremes: float = 0.05
+    """Chance of the rule "never", and again of one without limit."""
+    alpha: float = 0.05
+    """Entropy weight of the gate at the start, in units of the metric."""
+    alpha_end: float = 0.02
+    """At the end; falls linearly."""
+    least_reach: float = 0.1
+    """Least weight of a choice that the gate hardly comes to."""
+    objective: Literal["path_consistency", "expected_return"] = "path_consistency"
+    """Squared residuals, or the policy gradient on the same states."""
+    gate_weight: float = 1.0
+    """Weight of the gate's loss."""
+    price: float = 0.2
+    """Lambda at the start, in units of the metric per call."""
+    price_step: float = 0.02
+    """Lambda's move per call of violation in an episode."""
+    price_least: float = 0.005
+    """Least lambda: a price above 0 tells good calls from wasted ones where the limit doesn't bind."""
+    price_largest: float = 1.5
+    """Largest lambda, and that of the rule "never"."""
+    learning_rate: float = 1e-3
+    """Peak step size, in units of an Adam update."""
+    warmup: int = 50
+    """Updates during which it rises; afterwards it falls linearly to zero."""
+    ema_decay: float = 0.99
+    """Decay of the moving average of the weights; the average is what training returns."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    muon: bool = True
+    """Orthogonalise the updates of the hidden matrices (Muon); AdamW everywhere otherwise."""
+    seed: int = 0
+    """Of all draws."""
+    checkpoint_every: int = 100
+    """Updates between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        if min(self.start, self.clone, self.pcl) < 0 or self.updates < 1 or min(self.episodes, self.texts) < 1:
+            raise ValueError("Expected stages of at least 0 updates, 1 in all, and at least 1 episode and text each.")
+        if not 0 <= self.gold_share <= 1:
+            raise ValueError(f"Expected a share of gold texts between 0 and 1, got {self.gold_share}.")
+        if not 0 < self.alpha_end <= self.alpha:
+            raise ValueError(f"Expected 0 < alpha_end <= alpha, got {self.alpha_end} and {self.alpha}.")
+
+    @property
+    def updates(self) -> int:
+        """Of all stages."""
+        return self.start + self.clone + self.pcl
+
+    @property
+    def action(self) -> Action:
+        """What asking does in the game."""
+        return Action[self.call]
+
+    def stage(self, update: int) -> Stage:
+        """Where an update belongs."""
+        if update < self.start:
+            return Stage.START
+        return Stage.CLONE if update < self.start + self.clone else Stage.PCL
+
+    def alpha_at(self, update: int) -> float:
+        """Entropy weight at an update of PCL."""
+        done = (update - self.start - self.clone) / max(self.pcl, 1)
+        return self.alpha + (self.alpha_end - self.alpha) * min(max(done, 0.0), 1.0)
+
+    def optimizer(self) -> SupervisedConfig:
+        """What the optimisers and the course of their rate are told."""
+        return SupervisedConfig(
+            steps=self.updates, decay_steps=self.updates - min(self.warmup, self.updates - 1),
+            learning_rate=self.learning_rate, warmup=self.warmup, weight_decay=0.0, muon=self.muon, seed=self.seed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JointData:
+    """Prompts as the teacher reads them, and the texts that were stored for them.
+
+    Attributes:
+        prompts: token ids. gold: right answers to each, end token included. stored: the teacher's greedy text of each.
+        asking: prompts on which asking is learnt: none that the teacher was fitted on, where it is better than it is.
+        writing: prompts whose texts the token probabilities learn from.
+        quality: the task's metric. end_tokens: ids that end a text. max_new_tokens: cap, end token included.
+    """
+
+    prompts: Sequence[Ids]
+    gold: Sequence[Targets]
+    stored: Sequence[Ids]
+    asking: NDArray[np.int64]
+    writing: NDArray[np.int64]
+    quality: Quality
+    end_tokens: tuple[int, ...]
+    max_new_tokens: int
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.prompts) == len(self.gold) == len(self.stored):
+            raise ValueError(
+                f"Expected gold and stored texts for all {len(self.prompts)} prompts, got {len(self.gold)} and "
+                f"{len(self.stored)}."
+            )
+        if not len(self.asking) or not len(self.writing):
+            raise ValueError("Expected at least one prompt to learn asking on, and one to learn writing on.")

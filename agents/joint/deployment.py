@@ -1,0 +1,97 @@
+"""From a trained student to a policy: one cut for all rules, found on held-back prompts, and rows of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.asking import asking_auc
+from agents.evaluation import Ends, Row, make_row, play
+from agents.rollout import play_prompts
+from tw_env.policies import AskToken, ScoreThreshold
+from tw_env.rules import Constraint, Quantity, paraphrases
+
+ROUNDS = 12  # halvings of the interval around the cut
+SPAN = 12.0  # nats; the cut lies between -SPAN and SPAN
+
+
+@dataclass(frozen=True)
+class Told:
+    """A rule and the sentences in which it is told, drawn anew for each prompt.
+
+    Attributes:
+        name: how it is filed: "trained", "held-out phrasing", "held-out limit", "ambiguous".
+        sentences: what the student reads, one of them for each prompt.
+        constraint: what the game's account keeps to.
+    """
+
+    name: str
+    sentences: tuple[str, ...]
+    constraint: Constraint
+
+    def words(self, count: int, seed: int) -> list[str]:
+        """(count,) sentences."""
+        chosen = np.random.default_rng(seed).integers(len(self.sentences), size=count)
+        return [self.sentences[i] for i in chosen]
+
+
+def told(limit: float, name: str = "trained", held_out: bool | None = False) -> Told:
+    """A limit on calls per token in its phrasings."""
+    constraint = Constraint(Quantity.CALLS_PER_TOKEN, limit)
+    return Told(name, tuple(paraphrases(constraint, held_out)), constraint)
+
+
+def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence[float], seed: int = 0) -> float:
+    """Set the lowest cut at which the policy spends, on average over these rules, no more than they allow.
+
+    It is one number for all rules, so that what tells rules apart is what the student read.
+
+    Args:
+        env: an `AssistedDecodingVectorEnv` with the trained student. prompts: that nothing was trained on.
+    """
+    rules = [told(limit) for limit in limits]
+    every = np.tile(np.asarray(prompts, np.int64), len(rules))
+    constraints = np.repeat(np.array([rule.constraint for rule in rules], object), len(prompts))
+    words = [one for place, rule in enumerate(rules) for one in rule.words(len(prompts), seed + place)]
+    low, high = -SPAN, SPAN
+    for _ in range(ROUNDS):
+        middle = (low + high) / 2
+        policy.cut = type(policy.cut)(default=middle)
+        outcomes = play_prompts(env, policy, every, constraints, seed, True, words=words)
+        low, high = (low, middle) if (outcomes.spent - outcomes.allowed).mean() <= 0 else (middle, high)
+    policy.cut = type(policy.cut)(default=high)
+    return high
+
+
+def rows_of(
+    policy: AskToken, env: Any, ends: Ends, rules: Sequence[Told], agent: str, seed: int, **training: Any
+) -> list[Row]:
+    """A row of the benchmark for each rule, with how it was told, against the ends of the *original* pair.
+
+    Args:
+        ends: of the original student and the teacher, on all prompts of the environment's task.
+        training: what training took, see `agents.evaluation.make_row`.
+    """
+    prompts = np.arange(len(env.task.prompts))
+    rows: list[Row] = []
+    for rule in rules:
+        words = rule.words(len(prompts), seed)
+        played = play(env, policy, prompts, rule.constraint, seed, True, words=words)
+        row = make_row(env, played, ends, rule.constraint, agent=agent, kind="learned", seed=seed, **training)
+        rows.append({**row, "told": rule.name, "words": rule.sentences[0], "sentences": len(rule.sentences)})
+    return rows
+
+
+def ranking(env: Any, prompts: NDArray[np.int64], limit: float, seed: int = 0) -> dict[str, float | None]:
+    """AUC with which P(ask) and p_max of the same student rank where the two models' greedy choices differ."""
+    constraint = Constraint(Quantity.CALLS_PER_TOKEN, limit)
+    actions = env.game.spec.actions
+    ask = AskToken(env.layout, actions)
+    p_max = ScoreThreshold(env.layout, actions, "p_max", 0.0, actions[-1])
+    return {
+        name: asking_auc(env, policy, prompts, constraint, seed) for name, policy in (("ask", ask), ("p_max", p_max))
+    }

@@ -1,0 +1,306 @@
+"""Distillation of a student, one loop for every loss: the same data, updates and teacher tokens, another loss.
+
+Texts are gold, written by the teacher beforehand (`ScoredTexts`), or the student's own, sampled at each update and
+scored by the teacher. Losses on stored texts need no live teacher.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+
+from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.joint.objective import Loss, Numbers, Part, Settings, objective
+from agents.joint.reading import Ids, Texts, log_distributions, states
+from agents.joint.sampling import Writer
+from agents.joint.teacher import ScoredTexts, Teacher, joined
+from agents.joint.values import ValueHead
+from agents.supervised import SupervisedConfig, Targets, epoch_batches, make_optimizers, rate_factor
+
+Log = Callable[[int, Numbers], object]
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """What is learnt from which texts, how long and how fast."""
+
+    loss: Loss = Loss.PCL
+    """What is minimised."""
+    updates: int = 400
+    """Gradient steps."""
+    batch: int = 64
+    """Texts of an update."""
+    on_policy_share: float | None = None
+    """Share of the texts that the student samples itself; None takes the loss's own."""
+    siblings: int | None = None
+    """Texts of each prompt in a batch, at least 2 for pcl_group; None takes the loss's own number."""
+    path_lengths: tuple[int, ...] = (1, 4, 0)
+    """Segment lengths d of the residuals, several at once; 0 goes to the end of the text."""
+    beta: float = 0.5
+    """Of the generalised JSD: small is near forward KL, large near reverse KL."""
+    temperature: float = 1.0
+    """Of the student's own samples."""
+    learning_rate: float = 1e-2
+    """Peak step size, in units of an Adam update."""
+    value_lr: float = 1e-2
+    """Adam's step size for V."""
+    warmup: int = 20
+    """Updates during which the rates rise."""
+    decay_share: float = 0.8
+    """Share of the updates, the last ones, over which the rates fall to zero."""
+    weight_decay: float = 0.0
+    """Decoupled decay of the weight matrices, times the learning rate."""
+    ema_decay: float = 0.98
+    """Decay of the moving average of the weights; the average is what training returns."""
+    clip: float = 1.0
+    """Largest norm of the gradient, student and V apart."""
+    muon: bool = True
+    """Orthogonalise the updates of the hidden matrices (Muon); AdamW everywhere otherwise."""
+    seed: int = 0
+    """Of the order of the prompts and of all draws."""
+    checkpoint_every: int = 50
+    """Updates between two checkpoints."""
+
+    @property
+    def own_share(self) -> float:
+        """Share of the student's own texts."""
+        return self.loss.own_share if self.on_policy_share is None else self.on_policy_share
+
+    @property
+    def texts_per_prompt(self) -> int:
+        """Texts of each prompt in a batch."""
+        return self.loss.siblings if self.siblings is None else self.siblings
+
+    def recipe(self) -> SupervisedConfig:
+        """What the optimiser and the course of its rate are told."""
+        return SupervisedConfig(
+            steps=self.updates, decay_steps=round(self.decay_share * self.updates), batch_size=self.batch,
+            learning_rate=self.learning_rate, warmup=self.warmup, weight_decay=self.weight_decay,
+            ema_decay=self.ema_decay, clip=self.clip, muon=self.muon, seed=self.seed,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Raises ValueError: settings that make no sense, alone or together."""
+        siblings = self.texts_per_prompt
+        if min(self.updates, self.batch, siblings) < 1 or self.batch % siblings:
+            raise ValueError(
+                f"Expected updates, batch and siblings of at least 1, and batch a multiple of siblings; got "
+                f"{self.updates}, {self.batch} and {siblings}."
+            )
+        if not 0.0 <= self.own_share <= 1.0 or (siblings > 1 and self.own_share < 1.0 - 1.0 / siblings):
+            raise ValueError(
+                f"Expected an on-policy share up to 1, and at least 1 - 1/siblings since a prompt has one stored text; "
+                f"got {self.own_share} with {siblings} siblings."
+            )
+        if self.loss is Loss.PCL_GROUP and siblings < 2:
+            raise ValueError(f"Expected at least 2 siblings for {self.loss}, got {siblings}.")
+
+
+@dataclass(frozen=True)
+class DistillationData:
+    """What all losses share.
+
+    Attributes:
+        prompts: token ids. end_tokens: ids that end a text. max_new_tokens: cap, end token included.
+        gold: right answers to each prompt, end token included; for `Loss.SUPERVISED`.
+        stored: the teacher's text for each prompt, in the prompts' order; for all texts that are not the student's.
+        vocabulary: tokens that student and teacher share; the student's others are left out. None for all.
+    """
+
+    prompts: Sequence[Ids]
+    end_tokens: Sequence[int]
+    max_new_tokens: int
+    gold: Sequence[Targets] | None = None
+    stored: ScoredTexts | None = None
+    vocabulary: int | None = None
+
+    def check(self, config: DistillationConfig, teacher: Teacher | None) -> None:
+        """Raises ValueError: something that the loss needs isn't there, or doesn't fit the prompts."""
+        gold = config.loss is Loss.SUPERVISED
+        needed = {
+            "gold": gold and (self.gold is None or len(self.gold) != len(self.prompts)),
+            "stored": not gold and config.own_share < 1.0
+            and (self.stored is None or list(map(list, self.stored.texts.prompts)) != list(map(list, self.prompts))),
+        }  # fmt: skip
+        for name, missing in needed.items():
+            if missing:
+                raise ValueError(f"Expected `{name}` to hold a text for each prompt, as {config.loss} needs.")
+        if config.own_share > 0.0 and teacher is None:
+            raise ValueError(
+                f"Expected a teacher, since {config.own_share:.0%} of the texts are the student's own; give one, or "
+                "take on_policy_share=0."
+            )
+
+
+class Distillation:
+    """Training of one student with one loss.
+
+    Args:
+        student: a causal model, trained in place; `averaged` returns its moving average.
+        data: prompts and stored texts. config: the loss and the rest.
+        teacher: scores the student's own texts; not needed where there are none.
+        folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none.
+
+    Attributes:
+        update: how many updates are done. teacher_tokens: what the teacher read for the texts that were learnt from,
+            stored ones included, each stored text once.
+
+    Raises:
+        ValueError: settings and data that don't fit, or a checkpoint of other settings in `folder`.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        data: DistillationData,
+        config: DistillationConfig,
+        teacher: Teacher | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        config.check()
+        data.check(config, teacher)
+        self.student, self.data, self.config, self.teacher, self.folder = student, data, config, teacher, folder
+        student.eval().requires_grad_(True)  # no dropout: log p_S is that of the model which samples
+        longest = max(map(len, data.prompts))
+        self._writer = Writer(
+            student, longest, data.max_new_tokens, data.end_tokens, data.vocabulary, config.batch
+        )  # before the first update: a session proves itself on the weights that it first sees
+        self._settings = Settings(config.loss, config.beta, config.path_lengths)
+        self._recipe = config.recipe()
+        self.value = ValueHead(student.get_input_embeddings().embedding_dim, seed=config.seed)
+        self.value.to(student.device, student.dtype)
+        self._pool = ThreadPoolExecutor(1)
+        self._optimizers = make_optimizers(student, self._recipe, self._pool)
+        self._value_optimizer = torch.optim.Adam(self.value.parameters(), config.value_lr)
+        self._average = {name: p.detach().clone() for name, p in student.named_parameters()}
+        self._seen: set[int] = set()  # stored texts that were counted
+        self.teacher_tokens = 0
+        self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore)
+
+    def run(self, log: Log | None = None, until: int | None = None) -> PreTrainedModel:
+        """Train to the last update (or only to `until`) and return the student with its averaged weights."""
+        last = min(self.config.updates, self.config.updates if until is None else until)
+        for prompts in self._batches():
+            if self.update >= last:
+                break
+            numbers = self._step(prompts)
+            self.update += 1
+            if self.folder is not None and (self.update % self.config.checkpoint_every == 0 or self.update == last):
+                save_checkpoint(self.folder, self.update, self._state())
+            if log is not None:
+                log(self.update, numbers)
+        return self.averaged()
+
+    def averaged(self) -> PreTrainedModel:
+        """A copy of the student with the averaged weights."""
+        model = copy.deepcopy(self.student)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self._average[name])
+        return model.eval().requires_grad_(False)
+
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """Prompts of each update from the current one on; prompts of a batch have similar lengths."""
+        size = self.config.batch // self.config.texts_per_prompt
+        places: list[Targets] = [[[i]] for i in range(len(self.data.prompts))]  # each prompt's only "answer": its place
+        per_epoch = -(-len(places) // size)
+        epoch, skip = divmod(self.update, per_epoch)
+        while True:
+            batches = epoch_batches(self.data.prompts, places, size, self.config.seed, epoch)
+            for batch in batches[skip:]:
+                yield np.array([place for _, (place,) in batch])
+            epoch, skip = epoch + 1, 0
+
+    def _texts(self, prompts: NDArray[np.int64]) -> tuple[Texts, Part]:
+        """The texts of one update, the student's own ones first, and the same for the loss."""
+        config, device = self.config, self.student.device
+        generator = np.random.default_rng([config.seed, self.update])
+        rows = np.repeat(np.arange(len(prompts)), config.texts_per_prompt)  # prompt of each text
+        others = round((1.0 - config.own_share) * len(rows))
+        stored = generator.permutation(len(prompts))[:others]  # at most one for each prompt
+        mine = np.delete(rows, config.texts_per_prompt * stored)
+        if config.loss is Loss.SUPERVISED:
+            assert self.data.gold is not None
+            answers = [self.data.gold[i] for i in prompts[stored]]
+            gold = [answer[int(generator.integers(len(answer)))] for answer in answers]
+            texts, scores = Texts([self.data.prompts[i] for i in prompts[stored]], gold), None
+        else:
+            parts = [*self._own(prompts[mine], generator), *self._stored(prompts[stored])]
+            found = joined(parts)
+            texts, scores = found.texts, found.scores.to(device)
+        group = torch.from_numpy(np.concatenate([mine, stored])).to(device)
+        own = torch.arange(len(texts), device=device) < len(mine)
+        laid = texts.tokens.to(device), texts.starts.to(device), texts.of_step.to(device)
+        return texts, Part(*laid, own, group, len(prompts), scores)
+
+    def _own(self, prompts: NDArray[np.int64], generator: np.random.Generator) -> list[ScoredTexts]:
+        if not prompts.size:
+            return []
+        assert self.teacher is not None
+        drawn = self._writer.sample([self.data.prompts[i] for i in prompts], generator, self.config.temperature)
+        self.teacher_tokens += drawn.read_tokens
+        return [self.teacher.score(drawn)]
+
+    def _stored(self, prompts: NDArray[np.int64]) -> list[ScoredTexts]:
+        if not prompts.size:
+            return []
+        assert self.data.stored is not None
+        fresh = [i for i in prompts.tolist() if i not in self._seen]
+        self._seen.update(fresh)
+        self.teacher_tokens += self.data.stored.texts.take(fresh).read_tokens
+        return [self.data.stored.take(prompts)]
+
+    def _step(self, prompts: NDArray[np.int64]) -> Numbers:
+        texts, part = self._texts(prompts)
+        hidden = states(self.student, texts)
+        logprobs = log_distributions(self.student, hidden, self.data.vocabulary)
+        learns_value = self.config.loss.learns_value
+        values = self.value(hidden.detach()).float() if learns_value else hidden.new_zeros(len(hidden))
+        loss, numbers = objective(self._settings, logprobs, values, part)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), self.config.clip)
+        factor = rate_factor(self.update, self._recipe)
+        optimizers = [(optimizer, self.config.learning_rate) for optimizer in self._optimizers]
+        if learns_value:
+            nn.utils.clip_grad_norm_(self.value.parameters(), self.config.clip)
+            optimizers.append((self._value_optimizer, self.config.value_lr))
+        for optimizer, rate in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        decay = min(self.config.ema_decay, (self.update + 1) / (self.update + 11))  # forgets the start quickly
+        with torch.no_grad():
+            for name, parameter in self.student.named_parameters():
+                self._average[name].lerp_(parameter, 1 - decay)
+        return {"loss": loss.item(), "teacher_tokens": float(self.teacher_tokens), **numbers}
+
+    def _state(self) -> dict[str, Any]:
+        config = {**asdict(self.config), "loss": str(self.config.loss)}
+        return {
+            "config": config,
+            "student": self.student.state_dict(),
+            "average": self._average,
+            "value": self.value.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in (*self._optimizers, self._value_optimizer)],
+            "seen": np.array(sorted(self._seen), np.int64),
+            "teacher_tokens": self.teacher_tokens,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.student.load_state_dict(state["student"])
+        self._average = state["average"]
+        self.value.load_state_dict(state["value"])
+        for optimizer, saved in zip((*self._optimizers, self._value_optimizer), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._seen, self.teacher_tokens = set(state["seen"].tolist()), int(state["teacher_tokens"])

@@ -1,0 +1,249 @@
+"""Train a student together with its asking, under rules that it reads in words; resumable.
+
+python -m scripts.joint --out runs/joint
+python -m scripts.joint --out runs/joint-ask --config.call ASK --rows results/pronounce-joint.json
+python -m scripts.evaluate --policy runs/joint/model --student runs/joint/model --teacher tw_env/data/pronounce/teacher
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+import tw_env
+from agents.checkpoint import drop_checkpoint
+from agents.evaluation import Ends, Row, play_ends
+from agents.joint.config import JointConfig, JointData
+from agents.joint.deployment import Told, fit_cut, ranking, rows_of, told
+from agents.joint.student import asking_student
+from agents.joint.teacher import ScoredTexts, Teacher
+from agents.joint.trainer import Joint
+from agents.recording import Recorded
+from scripts.command import run
+from scripts.rows import read_rows
+from tw_env.decoding.loading import Pair
+from tw_env.policies import AskToken
+from tw_env.rules import Constraint, Quantity
+from tw_env.settings import Settings, encode_prompts, load_models, load_task
+from tw_env.tasks import pronounce
+from tw_env.tasks.task import Task
+
+HELD_BACK_LIMITS = (0.04, 0.08, 0.25)
+JUDGED = (0.03, 0.05, 0.1, 0.15, 0.2)
+AMBIGUOUS = (
+    "ask the teacher rarely",
+    "ask for about a tenth of the tokens",
+    "ask the teacher if you must",
+    "ask often",
+)
+MODEL = "model"
+
+
+@dataclass
+class Options:
+    """Train one student together with its asking."""
+
+    out: Path
+    """Folder of the run: checkpoint, TensorBoard log, and, at the end, model/ (student, tokenizer and policy)."""
+    resume: bool = False
+    """Go on from the last checkpoint, if there is one; the result is that of an uninterrupted run."""
+    rows: Path | None = None
+    """JSON file to which rows of the benchmark on the test split are added; None measures nothing."""
+    task: Literal["pronounce", "text"] = "pronounce"
+    """The task."""
+    student: str | None = None
+    """Folder or hub id of the student to begin with; None takes the pair that ships."""
+    teacher: str | None = None
+    """Folder or hub id of the teacher."""
+    data: str | None = None
+    """For the task `text`: JSONL with `prompt` and `reference`, or a `datasets` name."""
+    metric: str = "exact"
+    """For the task `text`: chrf, bleu, rougeL, exact or edit."""
+    held: int = 2000
+    """Prompts of the policy split that nothing is trained on: the cut is found on them."""
+    limit: int | None = None
+    """Only the first so many prompts of every split."""
+    max_new_tokens: int | None = None
+    """Cap on new tokens; None takes the task's."""
+    stored: Path | None = None
+    """File of the teacher's texts, written there if it is missing; None keeps it in the run's folder."""
+    play_rows: int = 512
+    """Rows of the batched game in evaluation."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 1
+    """Torch's threads."""
+    config: JointConfig = field(default_factory=JointConfig)
+    """Of the training."""
+
+
+def settings_of(options: Options, split: str | None) -> Settings:
+    """The game's settings for a split of the task."""
+    return Settings(
+        task=options.task, split=split, student=options.student, teacher=options.teacher, data=options.data,
+        metric=options.metric, limit=options.limit, max_new_tokens=options.max_new_tokens, device=options.device,
+    )  # fmt: skip
+
+
+def answers(task: Task, pair: Pair) -> list[list[list[int]]]:
+    """Token ids of each prompt's references, end token included."""
+    tokenizer, end = pair.tokenizer, pair.end_tokens[0]
+    return [
+        [[*tokenizer(text, add_special_tokens=False).input_ids, end] for text in texts] for texts in task.references
+    ]
+
+
+def load_data(options: Options, pair: Pair) -> JointData:
+    """Training prompts, their references and the teacher's texts: those that the pair was fitted on, then others.
+
+    Raises:
+        ValueError: fewer prompts than `held` needs.
+    """
+    splits = ("pair", "policy") if options.task == "pronounce" else ("policy",)
+    tasks = [load_task(settings_of(options, split)) for split in splits]
+    cap = options.max_new_tokens or tasks[0].max_new_tokens
+    prompts = [prompt for task in tasks for prompt in encode_prompts(task, pair, cap)]
+    gold = [answer for task in tasks for answer in answers(task, pair)]
+    policy = np.arange(len(prompts) - len(tasks[-1].prompts), len(prompts))
+    if len(policy) <= options.held:
+        raise ValueError(f"Expected more than {options.held} prompts to learn asking on (held), got {len(policy)}.")
+    asking = policy[: len(policy) - options.held]
+    first = np.cumsum([0, *(len(task.prompts) for task in tasks)])
+
+    def quality(index: int, text: Any) -> float:
+        part = int(np.searchsorted(first, index, side="right")) - 1
+        words = pair.tokenizer.decode(list(text), skip_special_tokens=True)
+        return float(tasks[part].quality(index - int(first[part]), words))
+
+    known = prompts[: asking[-1] + 1]
+    path = options.stored or options.out / "teacher.safetensors"
+    found = ScoredTexts.load(path) if path.is_file() else None
+    if found is None or list(map(tuple, found.texts.prompts)) != list(map(tuple, known)):
+        print(f"writing the teacher's texts for {len(known)} prompts to {path}, once")
+        found = Teacher(pair.teacher, pair.vocabulary, top_k=1).write(known, cap, pair.end_tokens)
+        found.save(path, {"decoding": "greedy"})
+    return JointData(
+        known, gold[: len(known)], found.texts.outputs, asking, np.arange(len(known)), quality, pair.end_tokens, cap
+    )
+
+
+def train(options: Options, pair: Pair) -> tuple[Joint, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Train, and say what it took."""
+    data = load_data(options, pair)
+    student, tokenizer = asking_student(copy.deepcopy(pair.student), pair.tokenizer)
+    if not options.resume:
+        drop_checkpoint(options.out)
+    joint = Joint(student, tokenizer, data, options.config, options.out)
+    started = time.process_time()
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=options.config.updates, initial=joint.update, unit="update"))
+        writer = SummaryWriter(str(options.out / "tensorboard"), purge_step=joint.update)
+        stack.callback(writer.close)
+
+        def log(update: int, numbers: dict[str, float]) -> None:
+            bar.update(update - bar.n)
+            bar.set_description(str(options.config.stage(update - 1)))
+            if update % 10 == 0:
+                for name, value in numbers.items():
+                    writer.add_scalar(name, value, update)
+
+        joint.run(log)
+    return joint, tokenizer, {"training_seconds": time.process_time() - started}
+
+
+def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
+    """The game of the trained student on a split."""
+    settings = settings_of(options, split)
+    task = load_task(settings)
+    env = tw_env.make_vec(
+        f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, student=str(model),
+        teacher=options.teacher or str(pronounce.TEACHER), actions=actions, reward="quality", device=options.device,
+        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
+    )  # fmt: skip
+    return Recorded(env)
+
+
+def judged_rules(config: JointConfig) -> list[Told]:
+    """What the student is told in the test."""
+    free, rare = Constraint(Quantity.CALLS_PER_TOKEN, float("inf")), Constraint(Quantity.CALLS_PER_TOKEN, 0.1)
+    return [
+        *(told(limit) for limit in JUDGED),
+        *(told(limit, "held-out phrasing", True) for limit in JUDGED),
+        *(told(limit, "held-out limit") for limit in HELD_BACK_LIMITS),
+        told(0.0),
+        Told("trained", told(float("inf")).sentences, free),
+        *(Told("ambiguous", (words,), rare) for words in AMBIGUOUS),
+    ]
+
+
+def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Save the student with its policy as one checkpoint."""
+    folder = options.out / MODEL
+    joint.averaged().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    actions = f"SELF/{options.config.call}"
+    env = game(options, "policy", folder, actions)
+    policy = AskToken(env.layout, env.game.spec.actions, at_end=options.config.call == "VERIFY")
+    held = np.arange(len(env.task.prompts))[-options.held :]
+    cut = fit_cut(policy, env, held.tolist(), options.config.limits)
+    policy.save(folder)
+    print(f"student, tokenizer and policy written to {folder}; it calls where the log-odds lie above {cut:.2f}")
+    return folder
+
+
+def judge(options: Options, folder: Path, pair: Pair, training: dict[str, Any]) -> list[Row]:
+    """Rows on the test split, and how well asking follows disagreement."""
+    config = options.config
+    env = game(options, "test", folder, f"SELF/{config.call}")
+    policy = AskToken.read(folder)
+    ends = original_ends(options)
+    agent = "joint" if config.call == "ASK" else "joint+verify"
+    rows = rows_of(policy, env, ends, judged_rules(config), agent, config.seed, **training)
+    auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
+    return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]
+
+
+def original_ends(options: Options) -> Ends:
+    """Both ends of the gap, of the pair that training began with."""
+    env = tw_env.make_vec(
+        f"{tw_env.__name__}/Text-v0", options.play_rows, task=load_task(settings_of(options, "test")),
+        student=options.student or str(pronounce.STUDENT), teacher=options.teacher or str(pronounce.TEACHER),
+        actions="SELF/ASK", reward="quality", device=options.device,
+    )  # fmt: skip
+    return play_ends(env, np.arange(len(env.task.prompts)))
+
+
+def main(options: Options) -> None:
+    """Train, save, measure."""
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    pair = load_models(settings_of(options, "policy"))
+    joint, tokenizer, training = train(options, pair)
+    folder = deploy(options, joint, tokenizer)
+    if options.rows is None:
+        return
+    rows = judge(options, folder, pair, training)
+    kept = read_rows(options.rows) if options.rows.is_file() else []
+    mine = {(row["agent"], row["seed"]) for row in rows}
+    kept = [row for row in kept if (row["agent"], row["seed"]) not in mine]
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    options.rows.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
+    for row in rows:
+        gap = row["recovered_gap"]
+        shown = "-" if gap is None else f"{gap:.1%}"
+        print(f"{row['told']:18} {row['words'][:48]:48} calls/token {row['calls_per_token']:.3f} recovered {shown}")
+
+
+if __name__ == "__main__":
+    run(main, Options, __doc__)

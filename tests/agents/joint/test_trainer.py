@@ -1,0 +1,164 @@
+"""Joint training on a handful of words: it learns to read rules, resumes to the same weights, and refuses nonsense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from agents.joint.config import JointConfig, JointData, Stage
+from agents.joint.drafts import write_drafts
+from agents.joint.gate import choices_of
+from agents.joint.reading import Texts, states
+from agents.joint.student import asking_student, start_asking
+from agents.joint.trainer import Joint, marked
+from agents.joint.wording import FREE, NEVER, Wording
+from tw_env.actions import Action
+from tw_env.decoding.reading import RuleReader
+from tw_env.rules import HELD_OUT, parse
+from tw_env.tasks import pronounce
+from tw_env.tasks.pronounce import Pronounce
+
+WORDS, END = 24, 2
+SHORT = JointConfig(
+    start=2, clone=2, pcl=2, episodes=8, texts=8, limits=(0.05, 0.2), checkpoint_every=2, learning_rate=2e-3
+)
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(pronounce.STUDENT)
+
+
+def student() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=128, tie_word_embeddings=True, bos_token_id=1, eos_token_id=END, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    return asking_student(model, tokenizer())
+
+
+@cache
+def data() -> JointData:
+    """Short words; the teacher's text is the first pronunciation, and nothing else is right."""
+    task = Pronounce("dev", limit=400)
+    short = [i for i, word in enumerate(task.words) if len(word) <= 4][:WORDS]
+    ids = tokenizer().get_vocab()
+    prompts = [[1, *(ids[token] for token in task.prompts[i].split())] for i in short]
+    stored = [[*(ids[token] for token in task.references[i][0].split()), END] for i in short]
+    every = np.arange(len(short))
+    return JointData(
+        prompts, [[one] for one in stored], stored, every, every, lambda i, text: float([*text, END] == stored[i]),
+        (END,), 12,
+    )  # fmt: skip
+
+
+def calls_under(joint: Joint, model: PreTrainedModel, words: str, call: Action) -> float:
+    """Calls an output that the gate expects when it reads this rule."""
+    prompts = joint.wording.before([words] * WORDS, data().prompts)
+    drafts = write_drafts(joint._writer, prompts, data().stored, np.arange(WORDS), data().quality, (END,))
+    joint.student.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        _, log_odds = joint._logits(drafts.texts)
+    _, played = choices_of(drafts, log_odds, np.zeros(WORDS), np.zeros(WORDS), call, 1e-6)
+    return float(played.calls.mean())
+
+
+@pytest.mark.parametrize("call", ["VERIFY", "ASK"])
+def test_rules_in_words_are_learnt(call: Any) -> None:
+    config = replace(
+        SHORT, call=call, start=0, clone=0, pcl=80, episodes=16, texts=4, extremes=0.5, learning_rate=1e-2,
+        write_weight=0.1, alpha=0.1, alpha_end=0.05,
+    )  # fmt: skip
+    joint = Joint(*student(), data(), config)
+    model = joint.run()
+    never = calls_under(joint, model, "never ask the teacher", config.action)
+    free = calls_under(joint, model, "ask the teacher as often as you like", config.action)
+    assert never < 0.3
+    assert free > 0.8
+
+
+def test_a_run_in_pieces_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = Joint(*student(), data(), SHORT).run()
+    Joint(*student(), data(), SHORT, tmp_path).run(until=4)
+    told: list[int] = []
+    again = Joint(*student(), data(), SHORT, tmp_path).run(lambda update, numbers: told.append(update))
+    assert told == [5, 6]
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="gate_weight differ"):
+        Joint(*student(), data(), replace(SHORT, gate_weight=2.0), tmp_path)
+
+
+def test_each_stage_trains_what_it_should() -> None:
+    numbers: dict[int, dict[str, float]] = {}
+    Joint(*student(), data(), SHORT).run(lambda update, told: numbers.update({update: told}))
+    assert [SHORT.stage(update) for update in range(6)] == [Stage.START] * 2 + [Stage.CLONE] * 2 + [Stage.PCL] * 2
+    assert [("clone" in numbers[u], "gate" in numbers[u]) for u in (1, 3, 5)] == [
+        (False, False), (True, False), (False, True),
+    ]  # fmt: skip
+    assert {"lambda/0.05", "lambda/0.2", "residual", "quality", "nats"} <= set(numbers[6])
+
+
+def test_prices_of_never_and_of_no_limit() -> None:
+    joint = Joint(*student(), data(), SHORT)
+    prices = joint.prices(np.array([NEVER, 0.05, FREE]))
+    assert prices[0] == SHORT.price_largest
+    assert prices[1] == pytest.approx(SHORT.price)
+    assert prices[2] == 0.0
+
+
+def test_the_first_row_asks_near_the_wanted_rate() -> None:
+    model, _ = student()
+    texts = [[*prompt, *text] for prompt, text in zip(data().prompts, data().stored, strict=True)]
+    for rate in (0.05, 0.4):
+        start_asking(model, texts, [len(prompt) for prompt in data().prompts], rate)
+        model.eval()
+        with torch.no_grad():
+            hidden = states(model, Texts(data().prompts, data().stored))
+            logits = model.get_output_embeddings()(hidden)
+        ask = model.config.ask_token_id
+        log_odds = logits[:, ask] - logits[:, :ask].logsumexp(-1)
+        assert float(torch.sigmoid(log_odds.mean())) == pytest.approx(rate, rel=0.25)
+    with pytest.raises(ValueError, match="between 0 and 1, got 1.5"):
+        start_asking(model, texts, [1], 1.5)
+
+
+def test_marks_are_as_many_as_the_rule_allows() -> None:
+    nats = torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3, 0.1, 5.0, 0.2, 0.1, 0.4])
+    of_step = torch.tensor([0] * 5 + [1] * 5)
+    limits = torch.tensor([0.2, 0.2])
+    assert marked(nats, of_step, limits, Action.ASK).nonzero()[:, 0].tolist() == [1, 6]
+    assert marked(nats, of_step, torch.tensor([0.0, 0.4]), Action.ASK).nonzero()[:, 0].tolist() == [6, 9]
+    assert marked(nats, of_step, torch.tensor([float("inf"), 0.0]), Action.ASK).sum() == 5
+
+
+def test_held_out_phrasings_are_never_trained_on() -> None:
+    wording = Wording(RuleReader(tokenizer()), (0.05, 0.1, 0.2))
+    limits, words = wording.draw(np.random.default_rng(0), 2000)
+    assert {parse(said).limit for said in words} == {0.0, 0.05, 0.1, 0.2, float("inf")}
+    assert [parse(said).limit for said in words] == limits.tolist()
+    fixed = [template for template in HELD_OUT if "{" not in template]
+    assert fixed and not set(fixed) & set(words)
+    unknown = tokenizer().unk_token_id
+    assert all(unknown not in ids for ids in wording.before(sorted(set(words)), data().prompts[:1] * len(set(words))))
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="alpha_end <= alpha"):
+        replace(SHORT, alpha_end=0.5)
+    with pytest.raises(ValueError, match="1 in all"):
+        replace(SHORT, start=0, clone=0, pcl=0)
+    with pytest.raises(ValueError, match="student with an ask token"):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=10, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                                             num_attention_heads=1))  # fmt: skip
+        Joint(model, tokenizer(), data(), SHORT)
