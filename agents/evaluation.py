@@ -43,10 +43,11 @@ class Gap:
 
 @dataclass
 class Played:
-    """Outcomes of all prompts and, with a latency table, the modelled milliseconds of each (prompts,)."""
+    """Outcomes and texts of all prompts and, with a latency table, the modelled milliseconds of each (prompts,)."""
 
     outcomes: Outcomes
     milliseconds: FloatArray | None
+    texts: list[str]
 
 
 def play(
@@ -62,7 +63,7 @@ def play(
     """Play every prompt exactly once; arguments as of `agents.rollout.play_prompts`."""
     watched = recorded(env)
     outcomes = play_prompts(watched, policy, list(prompts), rule, seed, deterministic, progress, words)
-    return Played(outcomes, watched.times(len(prompts)))
+    return Played(outcomes, watched.times(len(prompts)), watched.texts(len(prompts)))
 
 
 def play_ends(env: AssistedDecodingVectorEnv, prompts: Sequence[int] | NDArray[np.int64], seed: int = 0) -> Ends:

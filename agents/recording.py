@@ -24,6 +24,7 @@ class Recorded(VectorWrapper):
             training would have it process at batch 1 if nothing were remembered between episodes.
         milliseconds: modelled time of finished episodes by their number (row, then order of starting), as
             `agents.rollout.play_prompts` numbers them since the last reset; empty without a latency table.
+        tokens: final texts of finished episodes by their number, end token left out; numbered as the milliseconds.
         number: (rows,) which episode each row plays.
     """
 
@@ -33,6 +34,7 @@ class Recorded(VectorWrapper):
         super().__init__(env)
         self.teacher_tokens = 0
         self.milliseconds: dict[int, float] = {}
+        self.tokens: dict[int, list[int]] = {}
         self.number = np.arange(env.num_envs)
 
     @property
@@ -59,6 +61,7 @@ class Recorded(VectorWrapper):
         """As the environment's; episodes are numbered from 0 again."""
         self.number = np.arange(self.num_envs)
         self.milliseconds.clear()
+        self.tokens.clear()
         return self.env.reset(seed=seed, options=options)
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -72,6 +75,7 @@ class Recorded(VectorWrapper):
         self.teacher_tokens += int(unread[calls > before].sum())
         rows = np.flatnonzero(done)
         if rows.size:
+            self.tokens.update((int(self.number[row]), game.final[row]) for row in rows)
             if "latency_ms" in infos:
                 taken = infos["final_info"]["latency_ms"][rows].tolist()
                 self.milliseconds.update(zip(self.number[rows].tolist(), taken, strict=True))
@@ -84,6 +88,11 @@ class Recorded(VectorWrapper):
         if not self.milliseconds:
             return None
         return np.array([self.milliseconds[number] for number in range(episodes)])
+
+    def texts(self, episodes: int) -> list[str]:
+        """Final texts of the first so many episodes."""
+        tokens = [self.tokens[number] for number in range(episodes)]
+        return list(self.env.pair.tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
 
 def recorded(env: VectorEnv) -> Recorded:

@@ -1,4 +1,4 @@
-"""Next-token training of a causal language model on prompt/target pairs, resumable to the same weights."""
+"""Next-token training of a language model on prompt/target pairs, resumable to the same weights."""
 
 import copy
 import json
@@ -16,11 +16,16 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from agents.muon import Muon
+from tw_env.decoding.conventions import conventions_of
 
 Targets = Sequence[Sequence[int]]
 """Token ids of the right answers to one prompt, end token included; one of them is drawn per epoch."""
 
+Row = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt and of one right answer to it."""
+
 MICRO_BATCHES = 4  # per update, for any number of workers
+NEARLY = 8  # prompts whose lengths differ by less share batches, which are then of similar targets
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,13 @@ class SupervisedConfig:
 
 
 def make_optimizers(model: nn.Module, config: SupervisedConfig, pool: Executor) -> list[torch.optim.Optimizer]:
-    """AdamW for embeddings and vectors, Muon (or AdamW) for the hidden matrices."""
+    """AdamW for embeddings, head and vectors, Muon (or AdamW) for the hidden matrices."""
+    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     hidden, embeddings, vectors = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             vectors.append(parameter)
-        elif "embed" in name or "lm_head" in name:
+        elif id(parameter) in looked_up or "lm_head" in name:
             embeddings.append(parameter)
         else:
             hidden.append(parameter)
@@ -76,19 +82,31 @@ def make_optimizers(model: nn.Module, config: SupervisedConfig, pool: Executor) 
 
 
 def epoch_batches(
-    prompts: Sequence[Sequence[int]], targets: Sequence[Targets], batch_size: int, seed: int, epoch: int
-) -> list[list[tuple[Sequence[int], Sequence[int]]]]:
-    """One pass over the prompts in random batches of similar lengths, one right answer drawn for each."""
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Targets],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    apart: bool = False,
+) -> list[list[Row]]:
+    """One pass over the prompts in random batches of similar lengths, one right answer drawn for each.
+
+    Args:
+        apart: prompts and targets are padded apart, as for encoder-decoders, so both shall be of similar lengths; else
+            the two together.
+    """
     rng = np.random.default_rng([seed, epoch])
     chosen = [answers[int(rng.integers(len(answers)))] for answers in targets]
     order = rng.permutation(len(prompts))
-    lengths = np.array([len(prompts[i]) + len(chosen[i]) for i in order])
-    order = order[np.argsort(lengths, kind="stable")]  # random among equal lengths
+    read = np.array([len(prompts[i]) for i in order])
+    written = np.array([len(chosen[i]) for i in order])
+    keys = (written, read // NEARLY) if apart else (read + written,)  # the last key counts first
+    order = order[np.lexsort(keys)]  # random among equals
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [[(prompts[i], chosen[i]) for i in batches[j]] for j in rng.permutation(len(batches))]
 
 
-def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, Tensor]:
+def collate(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """Padded inputs and labels, both (rows, length); labels are -100 except where a target token comes next.
 
     Padding stands on the right, where a causal model never looks, so no mask and no pad id is needed.
@@ -103,12 +121,39 @@ def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor
     return inputs, labels
 
 
+def collate_sources(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """What an encoder reads, padded on the right, and its mask (1 where a token stands), both (rows, length)."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    sources = torch.zeros_like(mask)
+    for i, prompt in enumerate(prompts):
+        sources[i, : len(prompt)] = torch.tensor(prompt)
+    return sources, mask
+
+
 def target_loss(model: PreTrainedModel, inputs: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log-likelihood of the target tokens, in nats; the head runs only where it is needed."""
     hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state  # (rows, length, width)
     wanted = labels != -100
     logits = model.get_output_embeddings()(hidden[wanted]).float()  # (target tokens, vocab)
     return functional.cross_entropy(logits, labels[wanted])
+
+
+def rows_loss(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
+    """As `target_loss`, of a causal model or an encoder-decoder, which reads prompts with its encoder.
+
+    An encoder-decoder's targets follow its opening, see `tw_env.decoding.conventions`; an end token that the encoder
+    shall read is part of the prompt.
+    """
+    if not model.config.is_encoder_decoder:
+        inputs, labels = (tensor.to(model.device) for tensor in collate(rows))
+        return target_loss(model, inputs, labels)
+    opening = conventions_of(model).opening
+    read = collate_sources([prompt for prompt, _ in rows])
+    written = collate([(opening, target) for _, target in rows])
+    sources, mask, inputs, labels = (tensor.to(model.device) for tensor in (*read, *written))
+    output = model(input_ids=sources, attention_mask=mask, decoder_input_ids=inputs, use_cache=False)
+    return functional.cross_entropy(output.logits.flatten(0, 1).float(), labels.flatten())
 
 
 def rate_factor(step: int, config: SupervisedConfig) -> float:
@@ -130,7 +175,7 @@ class Trainer:
     """Training of one model without dropout, with everything that a resumed run needs.
 
     Args:
-        model: a causal language model; its weights are trained in place, and `average` follows them.
+        model: a causal language model or an encoder-decoder; its weights are trained in place, and `average` follows.
         prompts: token ids of each prompt.
         targets: the right answers to each prompt, same order.
         config: how long and how fast.
@@ -195,16 +240,16 @@ class Trainer:
         torch.save(state, temporary)
         temporary.replace(self.checkpoint)
 
-    def _batches(self) -> Iterator[list[tuple[Sequence[int], Sequence[int]]]]:
+    def _batches(self) -> Iterator[list[Row]]:
         """Batches from the current step on: their order depends on the seed and the epoch alone."""
-        per_epoch = math.ceil(len(self.prompts) / self.config.batch_size)
-        epoch, skip = divmod(self.step, per_epoch)
+        size, apart = self.config.batch_size, self.model.config.is_encoder_decoder
+        epoch, skip = divmod(self.step, math.ceil(len(self.prompts) / size))
         while True:
-            batches = epoch_batches(self.prompts, self.targets, self.config.batch_size, self.config.seed, epoch)
+            batches = epoch_batches(self.prompts, self.targets, size, self.config.seed, epoch, apart)
             yield from batches[skip:]
             epoch, skip = epoch + 1, 0
 
-    def _update(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    def _update(self, rows: Sequence[Row]) -> float:
         factor = rate_factor(self.step, self.config)
         loss = self._accumulate(rows)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -220,7 +265,7 @@ class Trainer:
                 self.average[name].lerp_(parameter, 1 - decay)
         return loss
 
-    def _accumulate(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    def _accumulate(self, rows: Sequence[Row]) -> float:
         """Set the gradient of the batch's mean loss, from micro-batches that free workers take one by one.
 
         Workers of one thread each share a busy machine better than threads inside every operation do. The sum
@@ -229,10 +274,9 @@ class Trainer:
         tokens = sum(len(target) for _, target in rows)
         parameters = list(self.model.parameters())
 
-        def part(micro: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[float, tuple[Tensor, ...]]:
-            inputs, labels = (tensor.to(self.model.device) for tensor in collate(micro))
+        def part(micro: Sequence[Row]) -> tuple[float, tuple[Tensor, ...]]:
             weight = sum(len(target) for _, target in micro) / tokens
-            loss = target_loss(self.model, inputs, labels) * weight
+            loss = rows_loss(self.model, micro) * weight
             return loss.item(), torch.autograd.grad(loss, parameters)
 
         size = math.ceil(len(rows) / MICRO_BATCHES)

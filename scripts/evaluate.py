@@ -25,7 +25,11 @@ from tw_env.costs import Prices
 from tw_env.policies import Policy
 from tw_env.policies.policy import CONFIG
 from tw_env.rules import parse
+from tw_env.tasks.metrics import corpus
 
+CORPUS: dict[str, tuple[str, ...]] = {
+    "pronounce": (), "translate": ("chrf", "bleu"), "summarize": ("rouge1", "rouge2", "rougeL"),
+}  # fmt: skip
 SHOWN = ("policy", "rule", "calls/token", "quality", "recovered", "95% interval", "within rule", "ms/output")
 
 
@@ -37,7 +41,7 @@ class Options:
     """Folders of saved policies, or names of shipped ones."""
     rule: tuple[str, ...] = ("ask the teacher for at most 10% of the tokens",)
     """Rules in words."""
-    task: Literal["pronounce", "text"] = "pronounce"
+    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
     """Which task."""
     split: str = "test"
     """Part of the data."""
@@ -56,9 +60,11 @@ class Options:
     teacher: str | None = None
     """Folder or hub id of the teacher."""
     data: str | None = None
-    """For the text task: JSONL with `prompt` and `reference`, or a `datasets` name; None takes the sample."""
-    metric: str = "exact"
-    """For the text task: chrf, bleu, rougeL, exact or edit."""
+    """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
+    metric: str | None = None
+    """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
+    template: str | None = None
+    """What models read, with {text} where the text goes; None leaves the wording to the task."""
     latency: str | None = None
     """JSON file with a latency table, for rules on time; None takes the table of the pair that ships, if it plays."""
     prices: tuple[float, float, float] | None = None
@@ -87,20 +93,18 @@ def read_policy(name: str) -> Policy:
 
 def environment(options: Options, policy: Policy) -> Recorded:
     """The game that the policy plays, with the observations that it was made for."""
-    layout, id_ = policy.layout, "Pronounce" if options.task == "pronounce" else "Text"
+    layout, id_ = policy.layout, options.task.capitalize()
     settings: dict[str, Any] = {
         "actions": "/".join(action.name for action in policy.actions),
         "hidden": "hidden" in layout,
         "top_k": layout["top_logprobs"].stop - layout["top_logprobs"].start,
         "max_new_tokens": layout.cap,
     }
-    for name in ("student", "teacher", "data", "latency"):
+    for name in ("student", "teacher", "data", "metric", "template", "latency"):
         if (value := getattr(options, name)) is not None:
             settings[name] = value
     if options.prices is not None:
         settings["prices"] = Prices(*options.prices)
-    if options.task == "text":
-        settings["metric"] = options.metric
     return Recorded(
         tw_env.make_vec(
             f"{tw_env.__name__}/{id_}Verify-v0", options.rows, split=options.split, limit=options.prompts,
@@ -127,8 +131,15 @@ def evaluate(options: Options) -> list[Row]:
                 played = play(env, policy, prompts, rule, options.seed, not options.sampled)
                 kind = "learned" if hasattr(policy, "network") else "heuristic"
                 rows.append(make_row(env, played, ends, rule, agent=name, kind=kind, seed=options.seed))
+                rows[-1]["corpus"] = corpus_scores(options.task, env.task, played.texts)
                 bar.update(1)
     return rows
+
+
+def corpus_scores(task: str, prompts: Any, texts: list[str]) -> dict[str, str]:
+    """Scores of all texts together, as papers report them, with their signatures; none for the pronunciation task."""
+    names = CORPUS.get(task, (getattr(prompts, "metric", None),))
+    return {name: str(corpus(name, texts, prompts.references)) for name in names if name is not None}
 
 
 def lines(rows: list[Row]) -> list[tuple[str, ...]]:
@@ -158,6 +169,9 @@ def main(options: Options) -> None:
     widths = [max(len(cells[column]) for cells in table) for column in range(len(SHOWN))]
     for cells in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for row in rows:
+        for name, score in row["corpus"].items():
+            print(f"{row['agent']}, {row['rule']}: {name} of the corpus {score}")
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(rows, indent=2) + "\n")

@@ -202,7 +202,7 @@ def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -
     return folder
 
 
-def judge(options: Options, folder: Path, pair: Pair, training: dict[str, Any]) -> list[Row]:
+def judge(options: Options, folder: Path, training: dict[str, Any]) -> list[Row]:
     """Rows on the test split, and how well asking follows disagreement."""
     config = options.config
     env = game(options, "test", folder, f"SELF/{config.call}")
@@ -224,6 +224,15 @@ def original_ends(options: Options) -> Ends:
     return play_ends(env, np.arange(len(env.task.prompts)))
 
 
+def add_rows(path: Path, rows: list[Row]) -> None:
+    """Write rows into a file, in place of older ones of the same agents, games and seeds."""
+    old = read_rows(path) if path.is_file() else []
+    mine = {(row["agent"], row["actions"], row["seed"]) for row in rows}
+    kept = [row for row in old if (row["agent"], row["actions"], row["seed"]) not in mine]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
+
+
 def main(options: Options) -> None:
     """Train, save, measure."""
     torch.set_num_threads(options.threads)
@@ -233,12 +242,8 @@ def main(options: Options) -> None:
     folder = deploy(options, joint, tokenizer)
     if options.rows is None:
         return
-    rows = judge(options, folder, pair, training)
-    kept = read_rows(options.rows) if options.rows.is_file() else []
-    mine = {(row["agent"], row["seed"]) for row in rows}
-    kept = [row for row in kept if (row["agent"], row["seed"]) not in mine]
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    options.rows.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
+    rows = judge(options, folder, training)
+    add_rows(options.rows, rows)
     for row in rows:
         gap = row["recovered_gap"]
         shown = "-" if gap is None else f"{gap:.1%}"

@@ -1,4 +1,10 @@
-"""Make what the project ships: `pronounce` builds the dictionary files and trains student and teacher."""
+"""Make what the tasks need: `pronounce` the dictionary and the pair that ship, `debian` text data of this machine.
+
+python -m scripts.prepare debian --pair en-it         # translation; en-fr, en-de, de-en, en-pt_BR and many more
+python -m scripts.prepare debian --task summarize     # headlines of English descriptions
+python -m scripts.prepare translate                   # a pair of models for the former
+python -m scripts.prepare summarize                   # and for the latter
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +14,8 @@ import torch
 
 from agents.supervised import SupervisedConfig
 from scripts.command import run
+from scripts.debian_data import Debian
+from scripts.prepare_text import Summarize, Translate
 from scripts.pronounce_data import (
     build_tokenizer,
     dictionary_folder,
@@ -91,5 +99,12 @@ class Pronounce:
             print(f"latency at batch 1, one thread: {table}")
 
 
+PARTS: dict[str, type[Pronounce | Debian | Translate | Summarize]] = {
+    "pronounce": Pronounce,
+    "debian": Debian,
+    "translate": Translate,
+    "summarize": Summarize,
+}
+
 if __name__ == "__main__":
-    run(Pronounce.run, {"pronounce": Pronounce}, __doc__)
+    run(lambda wanted: wanted.run(), PARTS, __doc__)

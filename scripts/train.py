@@ -24,7 +24,7 @@ from scripts.command import run
 
 SETTINGS = "settings.json"
 OF_THE_GAME = (  # what a run can't change
-    "env", "student", "teacher", "data", "metric", "rows", "actions", "hidden", "limit", "max_new_tokens",
+    "env", "student", "teacher", "data", "metric", "template", "rows", "actions", "hidden", "limit", "max_new_tokens",
 )  # fmt: skip
 
 
@@ -43,9 +43,11 @@ class Options:
     teacher: str | None = None
     """Folder or hub id of the teacher."""
     data: str | None = None
-    """For Text ids: JSONL with `prompt` and `reference`, or a `datasets` name."""
-    metric: str = "exact"
-    """For Text ids: chrf, bleu, rougeL, exact or edit."""
+    """JSONL with `prompt` and `reference`, or a `datasets` name; for Translate ids also two languages: en-it."""
+    metric: str | None = None
+    """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None takes the task's."""
+    template: str | None = None
+    """What models read, with {text} where the text goes; None leaves the wording to the task."""
     rows: int = 512
     """Rows of the batched game."""
     actions: str | None = None
@@ -67,9 +69,9 @@ class Options:
 def environment_arguments(options: Options) -> dict[str, Any]:
     """What is given to `make_vec`, without what is left at its default."""
     arguments: dict[str, Any] = {
-        "device": options.device, "metric": options.metric, "hidden": options.hidden, **ENVIRONMENT,
+        "device": options.device, "hidden": options.hidden, **ENVIRONMENT,
     }  # fmt: skip
-    for name in ("student", "teacher", "data", "actions", "limit", "max_new_tokens"):
+    for name in ("student", "teacher", "data", "metric", "template", "actions", "limit", "max_new_tokens"):
         if (value := getattr(options, name)) is not None:
             arguments[name] = value
     return arguments
@@ -105,11 +107,12 @@ def evaluation_of(options: Options) -> str:
     """The command that judges the trained policy on the pair and the task that it learned on."""
     command = ["python", "-m", "scripts.evaluate", "--policy", str(options.out / "policy")]
     command += ["--rule", "ask for at most 10% of the tokens"]
-    for name in ("student", "teacher", "data"):
+    for name in ("student", "teacher", "data", "metric", "template"):
         if (value := getattr(options, name)) is not None:
             command += [f"--{name}", value]
-    if "/Text" in options.env:
-        command += ["--task", "text", "--metric", options.metric]
+    task = options.env.partition("/")[2].partition("-v")[0].removesuffix("Verify").lower()
+    if task in ("text", "translate", "summarize"):
+        command += ["--task", task]
     return shlex.join(command)
 
 

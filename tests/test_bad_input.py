@@ -63,7 +63,7 @@ def test_a_prompt_longer_than_the_positions() -> None:
         (Letters(["a", ""]), ("Expected text", "prompt 1 of 'letters' has an empty prompt")),
         (Letters(["a", " "]), ("Expected tokens in every prompt", "prompt 1 has none")),
         (Letters(["a"], max_new_tokens=0), ("max_new_tokens >= 1", "got 0")),
-        ("translate", ("'pronounce', 'text' or a task object", "'translate'")),
+        ("translation", ("or a task object", "'translation'")),
     ],
 )
 def test_tasks_without_anything_to_play(task: Any, fragments: tuple[str, ...]) -> None:
@@ -96,7 +96,7 @@ def test_a_data_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_an_unknown_metric_or_split() -> None:
-    refused(ValueError, "chrf, bleu, rougeL, exact, edit", "'meteor'", task="text", metric="meteor")
+    refused(ValueError, "chrf, bleu, rouge1, rouge2, rougeL, exact, edit", "'meteor'", task="text", metric="meteor")
     refused(ValueError, "pair, policy, dev, test", "'train'", task="pronounce", split="train")
 
 

@@ -36,9 +36,9 @@ def log_odds_by_hand(env: Watched, row: int, words: str) -> float:
     text = env.game.texts.tokens[row, : env.game.texts.length[row]].tolist()
     with torch.no_grad():
         logits = env.pair.student(torch.tensor([tokens + prompt + text])).logits[0, -1]
-    ask = env.pair.ask_token
-    assert ask is not None
-    return float(logits[ask] - logits[:ask].logsumexp(-1))
+    asks = list(env.pair.ask_tokens)
+    assert len(asks) == 4
+    return float(logits[asks].logsumexp(-1) - logits[: asks[0]].logsumexp(-1))
 
 
 @pytest.mark.parametrize("remember", [0, 10_000])

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _TASKS = {"Pronounce": "pronounce", "Text": "text"}
+_PREPARED_TASKS = {"Translate": "translate", "Summarize": "summarize"}
 _ACTIONS = {"": "SELF/ASK", "Verify": "SELF/ASK/VERIFY"}
 
-#: Every registered id.
+#: Ids that play as they are.
 IDS = tuple(f"tw_env/{task}{suffix}-v0" for task in _TASKS for suffix in _ACTIONS)
+#: Ids that need a pair of models and data: prepared on the user's machine (`scripts.prepare debian`), or given.
+PREPARED_IDS = tuple(f"tw_env/{task}{suffix}-v0" for task in _PREPARED_TASKS for suffix in _ACTIONS)
 
-for _task, _name in _TASKS.items():
+for _task, _name in (_TASKS | _PREPARED_TASKS).items():
     for _suffix, _actions in _ACTIONS.items():
         register(
             id=f"tw_env/{_task}{_suffix}-v0",

@@ -86,6 +86,7 @@ class Game:
         self._flat_writer, self._first_place = self.writer.reshape(-1), np.arange(rows) * texts.places
         self.steps = np.zeros(rows, np.int64)
         self.quality = np.zeros(rows)
+        self.final: list[list[int]] = [[] for _ in range(rows)]  # tokens of the last finished text without its end
         self.ended = np.ones(rows, bool)
         self.dropped = np.zeros(rows, np.int64)  # tokens that the last step took back
         self._shown = np.zeros((len(OF_THE_GAME), rows), np.float32)  # as the policy sees it, a row a feature
@@ -93,7 +94,7 @@ class Game:
             self._ends_here, self._pending, self._pending_surprise, self._least_sure, self._position, self._last_kept,
         ) = self._shown  # fmt: skip
         self._last_kept[:] = 1.0
-        self._asks = texts.pair.ask_token is not None
+        self._asks = bool(texts.pair.ask_tokens)
         self._pending_ask = np.zeros(rows)  # -log P(no ask at any pending token)
         self._all = np.arange(rows)
         self._codes = np.array(spec.actions, np.int64)
@@ -279,12 +280,12 @@ class Game:
         """Score final texts by the task's metric."""
         for row in rows:
             written = self.texts.tokens[row, : self.texts.length[row]]
+            self.final[row] = (written[:-1] if self._ends[written[-1]] else written).tolist()
             key = (int(self.prompt[row]), written.tobytes())
             if key not in self._qualities:
                 if len(self._qualities) >= 500_000:
                     self._qualities.clear()
-                body = written[:-1] if self._ends[written[-1]] else written
-                self._qualities[key] = self._score_text(key[0], body.tolist())
+                self._qualities[key] = self._score_text(key[0], self.final[row])
             self.quality[row] = self._qualities[key]
         reward[rows] += self.spec.reward.quality * self.quality[rows]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tw_env.actions import Action, parse_actions
 from tw_env.costs import CostModel, LatencyTable, Prices
+from tw_env.decoding import prompts
 from tw_env.decoding.accept import parse_accept
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.reading import RULE_TOKENS, rule_reader
@@ -21,9 +22,14 @@ from tw_env.rules import Constraint
 from tw_env.schedule import Schedule
 from tw_env.tasks import pronounce
 from tw_env.tasks.pronounce import Pronounce
+from tw_env.tasks.summarize import Summarize
 from tw_env.tasks.task import Task, check_task
 from tw_env.tasks.text import TextPairs
+from tw_env.tasks.translate import Translate
+from tw_env.tasks.wording import prompts_for
 
+WORDED: dict[str, type[Translate] | type[Summarize]] = {"translate": Translate, "summarize": Summarize}
+"""Tasks that say in words what they want of a model; their pairs are the user's."""
 DEFAULT_RULE = "ask the teacher for at most 10% of the tokens"
 
 
@@ -32,11 +38,16 @@ class Settings:
     """Every argument of the environments; `tw_env.vector_env` describes the game that they shape.
 
     Args:
-        task: "pronounce", "text", or any object with the shape of `tw_env.tasks.task.Task`.
+        task: "pronounce", "translate", "summarize", "text", or any object with the shape of `tw_env.tasks.task.Task`.
         split: which part of the task's prompts is played; None for all of a text task.
         limit: only the first so many prompts of the split.
         student, teacher: folder or hub id of a model; None for the pair that ships with the pronunciation task.
-        data, metric: for "text": JSONL file or `datasets` name, and how outputs are scored.
+        data: for all but "pronounce": JSONL file or `datasets` name; for "translate" also two languages whose texts
+            were prepared on this machine. None for the sample that ships, "en-it" and the prepared headlines.
+        metric: how outputs are scored; None for "exact" (text), "chrf" (translate) and "rougeL" (summarize).
+        template: what models read, with `{text}` where the text goes; None leaves the wording to the task.
+        chat: write each prompt as a user's turn in the tokenizer's chat template, for instruction-tuned models; a rule
+            that the student reads stands before it.
         rule: a sentence, a `Constraint`, a list of either (drawn anew for each episode), or "sample" (limits on calls
             per token, drawn at random).
         hard: mask calls that the rule can't afford, instead of asking the agent to keep it in expectation.
@@ -65,7 +76,9 @@ class Settings:
     student: str | None = None
     teacher: str | None = None
     data: str | None = None
-    metric: str = "exact"
+    metric: str | None = None
+    template: str | None = None
+    chat: bool = False
     rule: str | Constraint | Sequence[str | Constraint] = DEFAULT_RULE
     hard: bool = False
     actions: str | Sequence[str] = "SELF/ASK"
@@ -101,7 +114,7 @@ class Settings:
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             if value is not None and not (whole and value >= least):
                 raise ValueError(f"Expected a whole number as {name}, and {name} >= {least}; got {value!r}.")
-        for name in ("hard", "hidden"):
+        for name in ("hard", "hidden", "chat"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"Expected {name} to be True or False, got {getattr(self, name)!r}.")
 
@@ -123,9 +136,16 @@ def load_task(settings: Settings) -> Task:
         return check_task(Pronounce(split=settings.split or "policy", limit=settings.limit))
     if settings.task == "text":
         split = None if settings.data is None else settings.split
-        cap = settings.max_new_tokens or 32
-        return check_task(TextPairs(settings.data, split, settings.metric, cap, settings.limit))
-    raise ValueError(f"Expected task to be 'pronounce', 'text' or a task object, got {settings.task!r}.")
+        metric, cap = settings.metric or "exact", settings.max_new_tokens or 32
+        return check_task(TextPairs(settings.data, split, metric, cap, settings.limit, template=settings.template))
+    if settings.task in WORDED:
+        names = ("data", "metric", "max_new_tokens")
+        given = {name: value for name in names if (value := getattr(settings, name)) is not None}
+        return check_task(
+            WORDED[settings.task](split=settings.split, limit=settings.limit, template=settings.template, **given)
+        )
+    known = ", ".join(map(repr, ("pronounce", "text", *WORDED)))
+    raise ValueError(f"Expected task to be one of {known}, or a task object; got {settings.task!r}.")
 
 
 def load_models(settings: Settings) -> Pair:
@@ -135,35 +155,25 @@ def load_models(settings: Settings) -> Pair:
             f"Expected both student and teacher, or neither for the pair that ships; got "
             f"student={settings.student!r}, teacher={settings.teacher!r}."
         )
+    if settings.student is None and isinstance(settings.task, str) and settings.task in WORDED:
+        raise ValueError(
+            f"Expected student and teacher, since no pair ships for the task {settings.task!r}; got neither. Give "
+            "two folders or hub ids of one vocabulary: student='google-t5/t5-small', teacher='google-t5/t5-base'."
+        )
     student = settings.student or str(pronounce.STUDENT)
     teacher = settings.teacher or str(pronounce.TEACHER)
     return load_pair(student, teacher, device=settings.device, dtype=settings.dtype)
 
 
-def encode_prompts(task: Task, pair: Pair, cap: int) -> list[tuple[int, ...]]:
-    """Token ids of all prompts.
+def encode_prompts(task: Task, pair: Pair, cap: int, chat: bool = False) -> list[tuple[int, ...]]:
+    """Token ids of all prompts, see `tw_env.decoding.prompts.encode`.
 
     Raises:
-        ValueError: a prompt without tokens, or one that leaves a model too few positions for `cap` new tokens.
+        ValueError: a prompt without tokens, or one that leaves a model too few positions for `cap` new tokens; a chat
+            that the tokenizer has no template for.
     """
-    ends = set(pair.end_tokens)
-    encoded: list[tuple[int, ...]] = []
-    for index, ids in enumerate(pair.tokenizer(list(task.prompts)).input_ids):
-        while len(ids) > 1 and ids[-1] in ends:  # some tokenizers close every text
-            ids.pop()
-        if not ids:
-            raise ValueError(f"Expected tokens in every prompt; prompt {index} has none: {task.prompts[index]!r}")
-        encoded.append(tuple(ids))
-    longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
-    for model in (pair.student, pair.teacher):
-        room = getattr(model.config, "max_position_embeddings", None)
-        rule = RULE_TOKENS if pair.reads_rules and model is pair.student else 0
-        if room is not None and rule + len(encoded[longest]) + cap > room:
-            before = f", {rule} more are kept for the rule before it," if rule else ""
-            raise ValueError(
-                f"Expected prompt and new tokens within the {room} positions of {model.config.model_type}; prompt "
-                f"{longest} has {len(encoded[longest])} tokens{before} and max_new_tokens is {cap}. Shorten either."
-            )
+    encoded = prompts.encode(prompts_for(task, pair.encoder_decoder, chat), pair, chat)
+    prompts.check_rooms(encoded, pair, cap)
     return encoded
 
 
@@ -194,7 +204,7 @@ def build(rows: int, settings: Settings) -> Setup:
     task = load_task(settings)
     pair = load_models(settings)
     cap = settings.max_new_tokens or task.max_new_tokens
-    prompts = encode_prompts(task, pair, cap)
+    encoded = encode_prompts(task, pair, cap, settings.chat)
     verify = Action.VERIFY in actions
     eager = reward.scored and (settings.scoring == "eager" or (settings.scoring == "auto" and not verify))
     spec = GameSpec(
@@ -208,7 +218,7 @@ def build(rows: int, settings: Settings) -> Setup:
         eager=eager,
         hard=settings.hard,
     )
-    longest = max(len(prompt) for prompt in prompts)
+    longest = max(len(prompt) for prompt in encoded)
     top_k, hidden = settings.top_k, settings.hidden
     texts: LiveTexts
     shown: dict[str, Any] = {"top_k": top_k, "hidden": hidden, "rule_tokens": RULE_TOKENS if pair.reads_rules else 0}
@@ -217,13 +227,13 @@ def build(rows: int, settings: Settings) -> Setup:
     else:
         kl = bool(reward.weights.get("expected_kl"))
         texts = LiveTexts(pair, rows, longest, cap, sampling=sampling, kl=kl, **shown)
-    layout = GameLayout(top_k, pair.vocabulary, cap, texts.hidden.shape[1], pair.ask_token is not None)
+    layout = GameLayout(top_k, pair.vocabulary, cap, texts.hidden.shape[1], bool(pair.ask_tokens))
 
     def quality(prompt: int, tokens: Sequence[int]) -> float:
         return float(task.quality(prompt, pair.tokenizer.decode(tokens, skip_special_tokens=True)))
 
     game = Game(texts, spec, layout, quality, pair.end_tokens)
-    schedule = Schedule(prompts, settings.rule, rule_reader(pair))
+    schedule = Schedule(encoded, settings.rule, rule_reader(pair))
     for rule in schedule.rules:
         game.budget.check(rule.constraint)
     return Setup(game, task, pair, schedule)

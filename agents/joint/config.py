@@ -32,9 +32,9 @@ class JointConfig:
     """What asking does: ASK at any token, or VERIFY where the text would end."""
     start: int = 0
     """Updates of the supervised start; a student that was fitted before needs none."""
-    clone: int = 100
+    clone: int = 800
     """Updates of behaviour cloning."""
-    pcl: int = 1200
+    pcl: int = 600
     """Updates of constrained PCL."""
     episodes: int = 128
     """Episodes of an update of PCL."""
@@ -50,9 +50,9 @@ class JointConfig:
     """Limits that are trained on, in calls per token."""
     extremes: float = 0.05
     """Chance of the rule "never", and again of one without limit."""
-    alpha: float = 0.05
+    alpha: float = 0.1
     """Entropy weight of the gate at the start, in units of the metric."""
-    alpha_end: float = 0.02
+    alpha_end: float = 0.05
     """At the end; falls linearly."""
     least_reach: float = 0.1
     """Least weight of a choice that the gate hardly comes to."""
@@ -61,14 +61,15 @@ class JointConfig:
     gate_weight: float = 1.0
     """Weight of the gate's loss."""
     price: float = 0.2
-    """Lambda at the start, in units of the metric per call."""
-    price_step: float = 0.02
+    """Lambda at the start for a limit of .1 calls per token, in units of the metric per call; others go with the square
+    root of 1 / limit."""
+    price_step: float = 0.005
     """Lambda's move per call of violation in an episode."""
     price_least: float = 0.005
     """Least lambda: a price above 0 tells good calls from wasted ones where the limit doesn't bind."""
-    price_largest: float = 1.5
+    price_largest: float = 0.6
     """Largest lambda, and that of the rule "never"."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     """Peak step size, in units of an Adam update."""
     warmup: int = 50
     """Updates during which it rises; afterwards it falls linearly to zero."""

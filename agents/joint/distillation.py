@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.joint.objective import Loss, Numbers, Part, Settings, objective
+from agents.joint.objective import Loss, Numbers, Part, Settings, objective, value_loss
 from agents.joint.reading import Ids, Texts, log_distributions, states
 from agents.joint.sampling import Writer
 from agents.joint.teacher import ScoredTexts, Teacher, joined
@@ -50,10 +50,12 @@ class DistillationConfig:
     """Of the generalised JSD: small is near forward KL, large near reverse KL."""
     temperature: float = 1.0
     """Of the student's own samples."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     """Peak step size, in units of an Adam update."""
     value_lr: float = 1e-2
     """Adam's step size for V."""
+    value_steps: int = 10
+    """Gradient steps of V alone after each update, on its own texts: a baseline that lags is noise for the student."""
     warmup: int = 20
     """Updates during which the rates rise."""
     decay_share: float = 0.8
@@ -283,7 +285,17 @@ class Distillation:
         with torch.no_grad():
             for name, parameter in self.student.named_parameters():
                 self._average[name].lerp_(parameter, 1 - decay)
+        if learns_value and part.own.any():
+            self._fit_value(hidden.detach(), logprobs.detach(), part)
         return {"loss": loss.item(), "teacher_tokens": float(self.teacher_tokens), **numbers}
+
+    def _fit_value(self, hidden: Tensor, logprobs: Tensor, part: Part) -> None:
+        """After the student's step, so that the baseline of a text never knows how that text went on."""
+        for _ in range(self.config.value_steps):
+            loss = value_loss(self._settings, logprobs, self.value(hidden).float(), part)
+            loss.backward()
+            self._value_optimizer.step()
+            self._value_optimizer.zero_grad()
 
     def _state(self) -> dict[str, Any]:
         config = {**asdict(self.config), "loss": str(self.config.loss)}

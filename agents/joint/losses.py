@@ -58,7 +58,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """(steps,) KL(p_S || p_T) in nats, of log-probabilities (steps, outcomes).
 
     On the student's own texts its gradient is the single-step part of the gradient of the texts' divergence (Gu et al.
-    2023, arXiv 2306.08543, eq. 3 to 5); see `expected_path_loss` for the rest of it.
+    2023, arXiv 2306.08543, section 2.2); see `expected_path_loss` for the rest of it.
     """
     return (student.exp() * (student - teacher)).sum(1)
 
@@ -67,7 +67,7 @@ def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     """(steps,) beta KL(p_T || m) + (1 - beta) KL(p_S || m), m = beta p_T + (1 - beta) p_S, in nats.
 
     Near beta = 0 it is beta times the forward KL, near 1 it is (1 - beta) times the reverse one (Agarwal et al. 2024,
-    arXiv 2306.13649, eq. 1).
+    arXiv 2306.13649, section 2).
 
     Raises:
         ValueError: beta outside (0, 1), where the divergence is 0.

@@ -105,8 +105,31 @@ def objective(settings: Settings, logprobs: Tensor, values: Tensor, part: Part) 
     if part.scores is None:
         return cross_entropy(logprobs, part.tokens).mean(), {}
     student, mine = written(logprobs, part.tokens), coarsened(logprobs, part.scores.ids)
-    numbers = _state_of(student.detach(), mine.detach(), values.detach(), part, part.scores, settings)
+    numbers = _diagnostics(student.detach(), mine.detach(), values.detach(), part, part.scores, settings)
     return _loss(settings, student, mine, values, part, part.scores), numbers
+
+
+def value_loss(settings: Settings, logprobs: Tensor, values: Tensor, part: Part) -> Tensor:
+    """Squared residuals of the student's own texts, with a gradient in V alone.
+
+    Args:
+        logprobs: (steps, vocab), see `objective`. values: (steps,) V.
+    """
+    assert part.scores is not None
+    logprobs, own = logprobs.detach(), part.own[part.of_step]
+    if settings.loss is Loss.PCL:
+        gains = token_gains(written(logprobs, part.tokens), part.scores.written)
+    else:
+        gains = -reverse_kl(coarsened(logprobs, part.scores.ids), part.scores.distribution)
+    starts, of_step = _laid(part)
+    return path_loss(path_residuals(gains[own], values[own], starts, of_step, settings.lengths), starts, of_step)
+
+
+def _laid(part: Part) -> tuple[Tensor, Tensor]:
+    """`starts` and `of_step` of the student's own texts alone."""
+    lengths = part.starts.diff()[part.own]
+    starts = torch.cat([part.starts[:1], lengths.cumsum(0)])
+    return starts, torch.arange(len(lengths), device=starts.device).repeat_interleave(lengths)
 
 
 def _loss(settings: Settings, student: Tensor, mine: Tensor, values: Tensor, part: Part, scores: Scores) -> Tensor:
@@ -139,9 +162,7 @@ def _expected(settings: Settings, student: Tensor, mine: Tensor, values: Tensor,
     share = own.float().mean()
     loss = mine.new_zeros(())
     if own.any():
-        lengths = part.starts.diff()[part.own]
-        starts = torch.cat([part.starts[:1], lengths.cumsum(0)])
-        of_step = torch.arange(len(lengths), device=starts.device).repeat_interleave(lengths)
+        starts, of_step = _laid(part)
         divergence = reverse_kl(mine[own], scores.distribution[own])
         along = expected_path_loss(divergence, student[own], values[own], starts, of_step, settings.lengths)
         loss = loss + share * along
@@ -151,7 +172,9 @@ def _expected(settings: Settings, student: Tensor, mine: Tensor, values: Tensor,
     return loss
 
 
-def _state_of(student: Tensor, mine: Tensor, values: Tensor, part: Part, scores: Scores, settings: Settings) -> Numbers:
+def _diagnostics(
+    student: Tensor, mine: Tensor, values: Tensor, part: Part, scores: Scores, settings: Settings
+) -> Numbers:
     """Divergence from the teacher on own and other texts, residuals by path length, V against what followed."""
     own = part.own[part.of_step]
     divergence = reverse_kl(mine, scores.distribution)

@@ -1,65 +1,103 @@
-"""A student that asks: one more token in its vocabulary, whose log-odds are the gate, and a rule before its prompt.
+"""A student that asks: tokens of its own that call the teacher, whose log-odds are the gate, and a rule to read.
 
-The gate's logit is z_ask - logsumexp(z_vocabulary), P(ask) its sigmoid. The ask token never stands in a text, so it
-enters neither model's context, and a student that is not asked for it writes as before.
+The gate's logit is logsumexp(z_ask) - logsumexp(z_vocabulary), P(ask) its sigmoid. An ask token never stands in a text,
+so it enters neither model's context, and a student that is not asked for it writes as before.
+
+One ask token would do if the final state told how unsure the student is by a straight line; in a small student it does
+not (the state's best line ranks mistakes far worse than the largest probability does). Several ask tokens, each a
+*reason* to ask, make the gate a difference of two convex functions of the state. They begin as the student's commonest
+doubts: halfway between two tokens that often compete, which asks the more the closer the two are.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ASK = "<ask>"
+REASONS = 128  # ask tokens of a student
+BISECTIONS = 30
+TWINS = 0.99  # cosine of two embeddings from which on they are one word to the model
 
 
 def asking_student(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reads_rules: bool = True
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reads_rules: bool = True, reasons: int = REASONS
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A copy of a student and its tokenizer with the token `<ask>`, which `tw_env` plays beside the same teacher.
+    """A copy of a student and its tokenizer with ask tokens, which `tw_env` plays beside the same teacher.
 
-    The new row of the embedding is zero; see `start_asking`.
+    The new rows of the embedding are zero; see `start_asking`.
 
     Args:
         model: a causal model without padding rows: as many embeddings as its tokenizer has tokens.
         reads_rules: whether the rule's words are put before its prompts.
+        reasons: how many ask tokens.
 
     Raises:
-        ValueError: the tokenizer has the token already, or the model has other embeddings than its tokens.
+        ValueError: the student has ask tokens already, or other embeddings than its tokenizer's tokens.
     """
-    known = model.get_input_embeddings().weight.shape[0]
-    if ASK in tokenizer.get_vocab():
-        raise ValueError(f"Expected a student without the token {ASK}, got one that has it: train that one on.")
-    if known < len(tokenizer):
+    known, asks = model.get_input_embeddings().weight.shape[0], [f"<ask:{number}>" for number in range(reasons)]
+    if reasons < 1 or asks[0] in tokenizer.get_vocab():
+        raise ValueError(
+            "Expected a student without ask tokens, and at least one to add; train one with them on as is."
+        )
+    if known != len(tokenizer):
         raise ValueError(f"Expected a model that knows the {len(tokenizer)} tokens of its tokenizer, got {known}.")
     tokenizer, model = copy.deepcopy(tokenizer), copy.deepcopy(model)
-    tokenizer.add_tokens([ASK], special_tokens=True)
-    ask = tokenizer.convert_tokens_to_ids(ASK)
-    if len(tokenizer) > known:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tokenizer.add_tokens(asks, special_tokens=True)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-            table[ask] = 0.0
-    model.config.student_tokens = [ASK]
-    model.config.ask_token_id = int(ask)
+            table[known:] = 0.0
+    model.config.student_tokens = asks
+    model.config.ask_token_ids = list(range(known, len(tokenizer)))
     model.config.reads_rules = reads_rules
+    if reads_rules:
+        tell_words_apart(model)
     return model, tokenizer
 
 
-def ask_log_odds(logits: Tensor, ask: int) -> Tensor:
-    """(...) the gate's logit from logits (..., vocabulary); ids from `ask` on are the student's own."""
-    return logits[..., ask] - logits[..., :ask].logsumexp(-1)
+@torch.no_grad()
+def tell_words_apart(model: PreTrainedModel, seed: int = 0) -> int:
+    """Give tokens whose embeddings are all but the same new ones, drawn at random; returns how many.
+
+    A model that never met a word learnt only not to write it, and with one table for reading and writing all such words
+    came to look alike, so that no rule made of them could be read. The tables are parted first where they are one.
+    """
+    table = model.get_input_embeddings().weight
+    first = model.config.ask_token_ids[0]
+    directions = functional.normalize(table[:first].float(), dim=1)
+    likeness = directions @ directions.T
+    likeness.fill_diagonal_(0.0)
+    twins = (likeness.max(dim=1).values > TWINS).nonzero()[:, 0]
+    if not len(twins):
+        return 0
+    head = model.get_output_embeddings()
+    if head.weight is table:
+        head.weight = nn.Parameter(table.detach().clone())
+        model.config.tie_word_embeddings = False
+    others = torch.ones(first, dtype=torch.bool, device=table.device)
+    others[twins] = False
+    size = table[:first][others].norm(dim=1).median() if others.any() else table.norm(dim=1).median()
+    drawn = torch.randn(len(twins), table.shape[1], generator=torch.Generator().manual_seed(seed))
+    table[twins] = (functional.normalize(drawn, dim=1).to(table) * size).to(table.dtype)
+    return len(twins)
+
+
+def ask_log_odds(logits: Tensor, first: int) -> Tensor:
+    """(...) the gate's logit from logits (..., vocabulary), whose ask tokens stand from `first` on."""
+    return logits[..., first:].logsumexp(-1) - logits[..., :first].logsumexp(-1)
 
 
 @torch.no_grad()
 def start_asking(model: PreTrainedModel, texts: Sequence[Sequence[int]], first: Sequence[int], rate: float) -> None:
-    """Set the ask token's row so that P(ask) lies near `rate` in the places of some texts.
+    """Set the ask tokens' rows to the commonest doubts in some texts, so that P(ask) has the mean `rate` there.
 
-    A row far from it would have a saturated sigmoid, and so no gradient. Ridge regression of what the logit must be on
-    the final hidden states.
+    Rows far from it would have a saturated sigmoid, and so no gradient.
 
     Args:
         texts: token ids, prompts included. first: the place in each from which on a token is written.
@@ -71,15 +109,26 @@ def start_asking(model: PreTrainedModel, texts: Sequence[Sequence[int]], first: 
     if not 0 < rate < 1:
         raise ValueError(f"Expected a rate between 0 and 1, got {rate}.")
     if not texts:
-        raise ValueError("Expected at least one text to fit the ask token's row on, got none.")
-    ask, states, wanted = int(model.config.ask_token_id), [], []
-    head = model.get_output_embeddings()
-    for text, begin in zip(texts, first, strict=True):
+        raise ValueError("Expected at least one text to fit the ask tokens' rows on, got none.")
+    begin, asks = model.config.ask_token_ids[0], model.config.ask_token_ids
+    head, states = model.get_output_embeddings(), []
+    for text, place in zip(texts, first, strict=True):
         inputs = torch.tensor([list(text)], device=model.device)
-        hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state[0, begin - 1 :]  # (n, width)
-        states.append(hidden.double())
-        wanted.append(head(hidden)[:, :ask].double().logsumexp(-1))
-    design = torch.cat(states)
-    target = torch.cat(wanted) + torch.logit(torch.tensor(rate, dtype=torch.float64))
-    gram = design.T @ design + 1e-3 * len(design) * torch.eye(design.shape[1], dtype=design.dtype, device=model.device)
-    head.weight[ask] = torch.linalg.solve(gram, design.T @ target).to(head.weight.dtype)
+        states.append(model.base_model(input_ids=inputs, use_cache=False).last_hidden_state[0, place - 1 :])
+    hidden = torch.cat(states)  # (places, width)
+    best = head(hidden)[:, :begin].topk(2).indices.sort(dim=1).values
+    doubts = [pair for pair, _ in Counter(map(tuple, best.tolist())).most_common(len(asks))]
+    rows = torch.stack([head.weight[list(doubts[i % len(doubts)])].mean(0) for i in range(len(asks))])
+    level = _level(hidden.double()).to(rows.dtype)
+    low, high = -50.0, 50.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        head.weight[asks] = rows + middle * level
+        mean = torch.sigmoid(ask_log_odds(head(hidden).float(), begin)).mean()
+        low, high = (middle, high) if mean < rate else (low, middle)
+
+
+def _level(hidden: Tensor) -> Tensor:
+    """(width,) what to add to a row so that its score rises by about 1 in every state: a ridge regression of ones."""
+    gram = hidden.T @ hidden + 1e-3 * len(hidden) * torch.eye(hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
+    return torch.linalg.solve(gram, hidden.sum(0))

@@ -27,7 +27,7 @@ from agents.joint.drafts import write_drafts
 from agents.joint.gate import any_ask, choices_of
 from agents.joint.reading import Texts, anatomy_of, states
 from agents.joint.sampling import Writer
-from agents.joint.student import start_asking
+from agents.joint.student import ask_log_odds, start_asking
 from agents.joint.wording import FREE, NEVER, Wording
 from agents.pcl.multiplier import Multiplier
 from agents.supervised import make_optimizers, rate_factor
@@ -64,10 +64,10 @@ class Joint:
         config: JointConfig,
         folder: Path | None = None,
     ) -> None:
-        ask = getattr(student.config, "ask_token_id", None)
-        if ask is None:
-            raise ValueError("Expected a student with an ask token, got one without: see agents.joint.student.")
-        self.student, self.data, self.config, self.folder, self.ask = student, data, config, folder, int(ask)
+        asks = getattr(student.config, "ask_token_ids", None)
+        if not asks:
+            raise ValueError("Expected a student with ask tokens, got one without: see agents.joint.student.")
+        self.student, self.data, self.config, self.folder, self.ask = student, data, config, folder, int(asks[0])
         student.eval().requires_grad_(True)
         self.wording = Wording(RuleReader(tokenizer), config.limits, config.extremes)
         longest = max(map(len, data.prompts)) + RULE_TOKENS + data.max_new_tokens
@@ -75,10 +75,12 @@ class Joint:
         self._recipe = config.optimizer()
         self._pool = ThreadPoolExecutor(1)
         self._optimizers = make_optimizers(student, self._recipe, self._pool)
+        limits = np.array(sorted(config.limits))
         self.multiplier = Multiplier(
-            np.array(sorted(config.limits)), step=config.price_step, least=config.price_least,
-            largest=config.price_largest, initial=config.price,
-        )  # fmt: skip
+            limits, step=config.price_step, least=config.price_least, largest=config.price_largest
+        )
+        first = np.clip(config.price * np.sqrt(0.1 / limits), config.price_least, config.price_largest)
+        self.multiplier.integral, self.multiplier.value = first, first.copy()
         self.update = 0 if folder is None else load_checkpoint(folder, self._state_if_new, self._restore)
         if self.update == 0:
             self._begin()
@@ -148,7 +150,7 @@ class Joint:
         """(steps, vocabulary) log-probabilities and (steps,) log-odds of asking where each token was written."""
         scores = anatomy_of(self.student).logits(states(self.student, texts)).float()
         shared = scores[:, : self.ask]
-        return shared.log_softmax(-1), scores[:, self.ask] - shared.logsumexp(-1)
+        return shared.log_softmax(-1), ask_log_odds(scores, self.ask)
 
     def _write(self, generator: np.random.Generator, stage: Stage) -> tuple[Tensor, Numbers]:
         """The loss of token probabilities, and in behaviour cloning of the ask token, on gold and stored texts."""

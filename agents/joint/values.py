@@ -19,8 +19,8 @@ class ValueHead(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.layers = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, 1))
-        last = self.layers[-1]
+            last = nn.Linear(width, 1)
+            self.layers = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.GELU(), last)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 

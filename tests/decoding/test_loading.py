@@ -11,6 +11,7 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
+from tests.families import source_pair
 from tests.tiny import tiny_names, tiny_pair, tiny_tokenizer
 from tw_env.decoding.loading import (
     Pair,
@@ -117,7 +118,10 @@ def edit_config(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), r"Expected a config\.json"),
         (lambda folder: edit_config(folder, model_type="unheard-of"), r"Expected a config\.json"),
         (lambda folder: edit_config(folder, hidden_size=16), "with its weights in"),
-        (lambda folder: edit_config(folder, model_type="t5"), "is an encoder-decoder"),
+        (
+            lambda folder: edit_config(folder, model_type="t5"),
+            "sequence-to-sequence language model with its weights|lacks",
+        ),
     ],
 )
 def test_bad_folders_are_refused(folder: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -195,6 +199,28 @@ def test_end_tokens_must_agree() -> None:
         pair_of(unset[0], unset[1], WORDS)
     with pytest.raises(ValueError, match="end tokens among ids 0 to 7"):
         pair_of(small_model(12, eos_token_id=9), small_model(8), WORDS)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart", "marian"])
+def test_encoder_decoders_load_from_folders(kind: str, tmp_path: Path) -> None:
+    known = source_pair(kind)
+    for name, model in (("student", known.student), ("teacher", known.teacher)):
+        model.save_pretrained(tmp_path / name)
+        known.tokenizer.save_pretrained(tmp_path / name)
+    pair = load_pair(str(tmp_path / "student"), str(tmp_path / "teacher"), "cpu", "float64")
+    assert pair.encoder_decoder
+    assert (pair.conventions, pair.end_tokens, pair.vocabulary) == (known.conventions, known.end_tokens, 13)
+    for one, other in zip(pair.teacher.parameters(), known.teacher.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_pairs_are_of_one_kind_and_begin_alike() -> None:
+    sources = source_pair("t5")
+    words = sources.tokenizer.convert_ids_to_tokens(range(13))
+    with pytest.raises(ValueError, match="of one kind; 'memory:student' is decoder-only"):
+        pair_of(small_model(13), sources.teacher, words)
+    with pytest.raises(ValueError, match=r"begin and end their texts alike.*opening=\(1,\).*opening=\(0, 12\)"):
+        pair_of(sources.student, source_pair("bart").teacher, words)
 
 
 def test_a_name_in_memory_can_be_given_again() -> None:

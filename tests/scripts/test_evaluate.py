@@ -62,6 +62,8 @@ def test_a_row_for_each_policy_and_rule(tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "30 prompts" in shown
     assert all(rule in shown for rule in RULES)
+    assert shown.count("edit of the corpus") == len(rows)
+    assert "edit|agg:corpus" in rows[0]["corpus"]["edit"]
 
 
 def test_rules_on_time_and_money_are_measured_by_the_table_and_the_prices_that_are_given(tmp_path: Path) -> None:

@@ -8,12 +8,26 @@ from pathlib import Path
 import pytest
 import tyro
 
-from scripts import assess, benchmark, demo, evaluate, prepare, report, speed, train
+from scripts import (
+    assess,
+    benchmark,
+    debian_data,
+    demo,
+    distill,
+    evaluate,
+    generate,
+    joint,
+    prepare,
+    report,
+    speed,
+    train,
+)
 
 OPTIONS = [
     *(pytest.param(script, script.Options, id=script.__name__)
-      for script in (assess, benchmark, demo, evaluate, report, speed, train)),
+      for script in (assess, benchmark, demo, distill, evaluate, generate, joint, report, speed, train)),
     pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
+    pytest.param(debian_data, debian_data.Debian, id="scripts.prepare-debian"),
 ]  # fmt: skip
 
 

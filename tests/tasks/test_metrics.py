@@ -60,7 +60,7 @@ def test_names_are_read_generously_and_scorers_are_built_once():
 
 def test_unknown_metric_lists_the_known_ones():
     for call in (lambda: metric("meteor"), lambda: corpus("meteor", ["a"], [["a"]])):
-        with pytest.raises(ValueError, match=r"one of chrf, bleu, rougeL, exact, edit, got 'meteor'"):
+        with pytest.raises(ValueError, match=r"one of chrf, bleu, rouge1, rouge2, rougeL, exact, edit, got 'meteor'"):
             call()
 
 
@@ -96,3 +96,12 @@ def test_corpus_scores_pool_their_counts_and_carry_a_signature():
 def test_corpus_refuses_what_has_no_score(texts, references):
     with pytest.raises(ValueError, match="Expected"):
         corpus("edit", texts, references)
+
+
+def test_rouge_by_hand():
+    text, reference = "the dog sat", ["the old dog sat"]  # 3 words of 3 and 4; one pair of 2 and 3: "dog sat"
+    assert metric("rouge1")(text, reference) == pytest.approx(2 * 1.0 * 0.75 / 1.75)
+    assert metric("ROUGE-2")(text, reference) == pytest.approx(2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3))
+    assert metric("rouge1")("sat dog", ["dog sat"]) == 1.0
+    assert metric("rougeL")("sat dog", ["dog sat"]) == 0.5
+    assert corpus("rouge2", [text], [reference]).signature.startswith("rouge2|agg:mean|stem:yes")

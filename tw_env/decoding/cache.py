@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 PROMPT_BYTES = 2**30  # upper limit on the remembered prompts' keys and values
+PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; more prompts go in several passes
 
 Prompt = tuple[int, ...]
 
@@ -78,6 +79,31 @@ class RaggedLayer(CacheLayerMixin):
     get_max_cache_shape = get_max_length  # its name in earlier releases of transformers
 
 
+@dataclass
+class Reset:
+    """Rows that begin anew, and where the keys and values of their prompts come from."""
+
+    rows: NDArray[np.int64]  # (r,)
+    lengths: NDArray[np.int64]  # (r,) tokens of each prompt
+    places: NDArray[np.int64]  # (r,) in the memory, -1 for a prompt that isn't there
+    fresh: dict[Prompt, int]  # prompts to read, each with the row that reads it; no empty ones
+    again: list[tuple[int, int]]  # rows to copy from and to: other rows with a fresh prompt
+
+    def batches(self) -> Iterator[tuple[list[Prompt], NDArray[np.int64], NDArray[np.int64]]]:
+        """The fresh prompts in passes of `PREFILL_TOKENS`, the longest first, as n prompts, (n, width) tokens that are
+        padded on the right with 0, and (n,) rows.
+        """
+        fresh = sorted(self.fresh.items(), key=lambda item: len(item[0]))
+        while fresh:
+            count = max(1, PREFILL_TOKENS // len(fresh[-1][0]))
+            batch, fresh = fresh[-count:], fresh[:-count]
+            prompts, rows = [prompt for prompt, _ in batch], np.array([row for _, row in batch])
+            tokens = np.zeros((len(batch), max(map(len, prompts))), np.int64)
+            for i, prompt in enumerate(prompts):
+                tokens[i, : len(prompt)] = prompt
+            yield prompts, tokens, rows
+
+
 class PromptMemory:
     """Keys and values of prompts seen before in one block, so that many are read with one gather.
 
@@ -98,20 +124,33 @@ class PromptMemory:
     def __len__(self) -> int:
         return len(self._places)
 
-    def find(self, prompts: Sequence[Prompt]) -> NDArray[np.int64]:
-        """(n,) where each prompt stands, -1 for one that isn't remembered; those found are now the most recent."""
+    def sort_out(self, rows: NDArray[np.int64], prompts: Sequence[Prompt]) -> Reset:
+        """What is to be done so that different rows (r,) begin with `prompts`; those found are now the most recent."""
         places = [self._places.get(prompt, -1) for prompt in prompts]
-        for prompt, place in zip(prompts, places, strict=True):
+        fresh: dict[Prompt, int] = {}
+        again: list[tuple[int, int]] = []
+        for row, prompt, place in zip(rows.tolist(), prompts, places, strict=True):
             if place >= 0:
                 self._places.move_to_end(prompt)
-        return np.array(places, np.int64)
+            elif (reader := fresh.setdefault(prompt, row)) != row:
+                again.append((reader, row))
+        if () in fresh:  # an empty prompt needs nothing
+            empty = fresh.pop(())
+            again = [(source, target) for source, target in again if source != empty]
+        lengths = [len(prompt) for prompt in prompts]
+        return Reset(rows, np.array(lengths, np.int64), np.array(places, np.int64), fresh, again)
 
-    def read(self, places: Tensor, width: int) -> Tensor:
-        """Keys and values (layers, 2, n, width, heads, dim) at places (n,)."""
-        return self._block.narrow(3, 0, width).index_select(2, places)
+    def recall(self, reset: Reset, store: Tensor) -> None:
+        """Put the keys and values of remembered prompts into their rows of `store`."""
+        known = np.flatnonzero(reset.places >= 0)
+        if known.size:
+            width = int(reset.lengths[known].max())
+            rows, places = (torch.from_numpy(each[known]).to(store.device) for each in (reset.rows, reset.places))
+            stored = self._block.narrow(3, 0, width).index_select(2, places)
+            store.narrow(3, 0, width).index_copy_(2, rows, stored)
 
     def put(self, prompts: Sequence[Prompt], keys_values: Tensor) -> None:
-        """Remember different prompts that aren't remembered yet; keys and values as `read` gives them."""
+        """Remember different prompts that aren't remembered yet: (layers, 2, n, width, heads, dim)."""
         room = self._make_room(len(prompts), max(map(len, prompts)))
         if not room:
             return
@@ -121,6 +160,13 @@ class PromptMemory:
     def clear(self) -> None:
         """Forget all prompts."""
         self._places.clear()
+
+    @staticmethod
+    def share(reset: Reset, store: Tensor) -> None:
+        """Copy what was read into further rows with the same prompt."""
+        if reset.again:
+            sources, targets = torch.tensor(reset.again, device=store.device).T
+            store.index_copy_(2, targets, store.index_select(2, sources))
 
     def _make_room(self, wanted: int, width: int) -> int:
         """Grow the block for so many more prompts of this width, within its bounds; how many it can take."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tw_env.decoding.conventions import conventions_of
+
 Models = tuple[PreTrainedModel, PreTrainedModel]  # student, teacher
 Tokenizers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
 Names = tuple[str, str]
@@ -47,6 +49,46 @@ def check_weights(name: str, folder: Path) -> None:
                 f"Expected {len(parts)} weight files as listed in {str(index)!r}; missing: "
                 f"{', '.join(missing)}. Fetch or copy them too."
             )
+
+
+def check_kinds(models: Models, names: Names) -> None:
+    """Raises ValueError unless both are decoder-only, or both encoder-decoders that begin and end alike."""
+    kinds = ["an encoder-decoder" if model.config.is_encoder_decoder else "decoder-only" for model in models]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"Expected student and teacher of one kind; {names[0]!r} is {kinds[0]}, {names[1]!r} is {kinds[1]}. "
+            "Choose two causal models or two encoder-decoders."
+        )
+    student, teacher = map(conventions_of, models)
+    if student != teacher:
+        raise ValueError(
+            f"Expected student and teacher to begin and end their texts alike; {names[0]!r} has {student}, "
+            f"{names[1]!r} has {teacher}. Set decoder_start_token_id, forced_bos_token_id, forced_eos_token_id and "
+            "bad_words_ids alike in both generation_config.json."
+        )
+
+
+def check_room(model: PreTrainedModel, prompt: int, new: int, which: str = "the longest prompt") -> None:
+    """Raises ValueError if a model has no positions for a prompt of so many tokens and `new` tokens more.
+
+    Args:
+        which: prompt this is, for the message.
+    """
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is None:
+        return
+    kind = f"{room} positions of {model.config.model_type}"
+    if not model.config.is_encoder_decoder:
+        if prompt + new > room:
+            raise ValueError(
+                f"Expected prompt and new tokens within the {kind}; {which} has {prompt} tokens and the cap on new "
+                f"tokens is {new}. Shorten either."
+            )
+    elif prompt > room or len(conventions_of(model).opening) + new > room:
+        raise ValueError(
+            f"Expected a source, and what is written, within the {kind} each; {which} has {prompt} tokens and the cap "
+            f"on new tokens is {new}. Shorten the one that is too long."
+        )
 
 
 def shared_vocabulary(models: Models, tokenizers: Tokenizers, names: Names) -> int:

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 
 from tw_env.costs import LatencyTable
 from tw_env.decoding import distributions
+from tw_env.decoding.checks import check_room
+from tw_env.decoding.conventions import conventions_of
 from tw_env.decoding.loading import Pair
 from tw_env.decoding.session import Session
 
@@ -27,7 +29,7 @@ def measure(
     student's step includes what the policy sees of its distribution; the policy itself is not timed.
 
     Args:
-        prompt: tokens of text before what is timed.
+        prompt: tokens of text before what is timed, or of the source of an encoder-decoder.
         unread: numbers of unread tokens k whose calls are timed, at least two different ones.
         rounds: how often each is timed.
         top_k: see `Settings.top_k`.
@@ -42,12 +44,7 @@ def measure(
             f"unread={list(unread)}, prompt={prompt}, rounds={rounds}."
         )
     for model in (pair.student, pair.teacher):
-        room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None and prompt + sizes[-1] > room:
-            raise ValueError(
-                f"Expected at most {room} tokens, the positions of {model.config.model_type}; got a prompt of "
-                f"{prompt} and {sizes[-1]} unread tokens. Give smaller numbers."
-            )
+        check_room(model, prompt, sizes[-1], "what is timed")
     student = _timer(pair.student, prompt, 1, lambda logits: distributions.student_view(logits, top_k))
     teacher = {size: _timer(pair.teacher, prompt, size, lambda logits: logits.argmax(-1).cpu()) for size in sizes}
     timers = [student, *teacher.values()]
@@ -63,13 +60,15 @@ def _timer(
     model: PreTrainedModel, prompt: int, size: int, use: Callable[[torch.Tensor], object]
 ) -> Callable[[], float]:
     """Seconds of one pass over `size` tokens behind the prompt, its logits used on the host; repeatable."""
-    session, row = Session(model, 1, prompt + size), np.zeros(1, np.int64)
+    opening = len(conventions_of(model).opening)
+    session, row = Session(model, 1, (opening or prompt) + size), np.zeros(1, np.int64)
     session.reset(row, [[0] * prompt])
+    begin = session.lengths.copy()
     tokens = np.zeros((1, size), np.int64)
 
     @torch.inference_mode()
     def once() -> float:
-        session.rewind(row, np.array([prompt]))
+        session.rewind(row, begin)
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
         begun = time.perf_counter()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,7 +21,8 @@ from transformers import (
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from tw_env.decoding.checks import check_weights, end_tokens_of, shared_vocabulary
+from tw_env.decoding.checks import check_kinds, check_weights, end_tokens_of, shared_vocabulary
+from tw_env.decoding.conventions import Conventions, conventions_of
 
 MEMORY = "memory:"  # prefix of models that live in this process only
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -38,7 +40,8 @@ class Pair:
     """A student and a teacher that speak the same tokens.
 
     Attributes:
-        student, teacher: causal models in evaluation mode whose parameters need no gradient.
+        student, teacher: causal models or encoder-decoders, both of one kind, in evaluation mode; their parameters
+            need no gradient.
         tokenizer: the student's; text means the same tokens to both.
         vocabulary: how many token ids both models know; logits beyond are padding or the student's own.
         end_tokens: ids that end a text, the same for both.
@@ -53,9 +56,19 @@ class Pair:
     name: str
 
     @property
-    def ask_token(self) -> int | None:
-        """Id of the student's own token that calls the teacher, `ask_token_id` of its config; None without one."""
-        return getattr(self.student.config, "ask_token_id", None)
+    def encoder_decoder(self) -> bool:
+        """Whether prompts are sources for an encoder; else they begin the text."""
+        return bool(self.teacher.config.is_encoder_decoder)
+
+    @property
+    def conventions(self) -> Conventions:
+        """How both begin and end what they write."""
+        return conventions_of(self.teacher)
+
+    @property
+    def ask_tokens(self) -> tuple[int, ...]:
+        """Ids of the student's own tokens that call the teacher, `ask_token_ids` of its config; empty without any."""
+        return tuple(getattr(self.student.config, "ask_token_ids", None) or ())
 
     @property
     def reads_rules(self) -> bool:
@@ -89,14 +102,14 @@ def resolve_device(device: str = "auto") -> torch.device:
 
 
 def load_model(name: str, device: str = "auto", dtype: str = "float32") -> PreTrainedModel:
-    """The frozen causal model at a folder or hub id, read once per process, device and dtype.
+    """The frozen model at a folder or hub id, causal or encoder-decoder, read once per process, device and dtype.
 
     A folder that was written anew is read anew. Models registered in memory are returned as they are, on
     their own device and in their own dtype.
 
     Raises:
-        ValueError: no such folder or hub id, an encoder-decoder, weights that are pickled, incomplete or
-            damaged, an unknown device or dtype.
+        ValueError: no such folder or hub id, weights that are pickled, incomplete or damaged, an unknown device or
+            dtype.
     """
     if name.startswith(MEMORY):
         return _registered(_MODELS, (name,), name)
@@ -134,13 +147,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_pair(student: str, teacher: str, device: str = "auto", dtype: str = "float32") -> Pair:
-    """Two causal models as a pair, once per process; both may be folders, hub ids or names in memory.
+    """Two models of one kind as a pair, once per process; both may be folders, hub ids or names in memory.
 
     The vocabulary maps of the two tokenizers must be equal, apart from tokens that the student's config lists
     in `student_tokens` and that come after all others.
 
     Raises:
-        ValueError: what `load_model` and `load_tokenizer` refuse, vocabularies or end tokens that differ.
+        ValueError: what `load_model` and `load_tokenizer` refuse; kinds, vocabularies, end tokens or conventions that
+            differ.
     """
     sources = _resolve(student), _resolve(teacher)
     key = (*sources, device, dtype, *map(_stamp, sources))
@@ -153,6 +167,7 @@ def load_pair(student: str, teacher: str, device: str = "auto", dtype: str = "fl
                 f"Expected student and teacher on one device; got {names[0]!r} on {models[0].device} and "
                 f"{names[1]!r} on {models[1].device}. Move the one that lives in memory."
             )
+        check_kinds(models, names)
         vocabulary = shared_vocabulary(models, tokenizers, names)
         ends = end_tokens_of(models, tokenizers, names, vocabulary)
         _PAIRS[key] = Pair(*models, tokenizers[0], vocabulary, ends, f"{student} < {teacher}")
@@ -229,14 +244,10 @@ def _read_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
             f"Expected a config.json that this version of transformers knows in {name!r}; got "
             f"{_first_line(error)} Models that bring their own code are not run."
         ) from error
-    if config.is_encoder_decoder:
-        raise ValueError(
-            f"Expected a decoder-only model; {name!r} is an encoder-decoder ({config.model_type}). Choose a "
-            "causal model."
-        )
     check_weights(name, folder)
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             source,
             config=config,
             dtype=dtype,
@@ -247,14 +258,15 @@ def _read_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         check_weights(name, folder)  # a hub id's files are here only now
         raise ValueError(
-            f"Expected a causal language model with its weights in {name!r}; got {_first_line(error)} "
+            f"Expected a {'sequence-to-sequence' if config.is_encoder_decoder else 'causal'} language model with its "
+            f"weights in {name!r}; got {_first_line(error)} "
             "Check the folder or hub id, and that the download is complete."
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
             f"Expected weights for every parameter of {type(model).__name__}; {name!r} lacks {len(missing)}, "
-            f"such as {missing[0]!r}. Save the whole causal model with model.save_pretrained."
+            f"such as {missing[0]!r}. Save the whole model with model.save_pretrained."
         )
     return model.eval().requires_grad_(False)
 

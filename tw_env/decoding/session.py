@@ -1,4 +1,4 @@
-"""Rows of text over one key/value cache: append, rewind and reset a row of an unmodified causal model."""
+"""Rows of text over one key/value cache: append, rewind and reset a row of an unmodified model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from tw_env.decoding.cache import Prompt, PromptMemory, RaggedLayer, Step
+from tw_env.decoding.cache import Prompt, PromptMemory, RaggedLayer, Reset, Step
+from tw_env.decoding.masks import Masks
+from tw_env.decoding.positions import relative_bias
 from tw_env.decoding.probe import Anatomy, examine
+from tw_env.decoding.sources import Sources
 
-PREFILL_TOKENS = 16_384  # tokens of one prefill pass, padding included; more prompts go in several passes
-MASKED_PLACES = 2048  # longer texts build their masks anew in every pass
+NEVER = -1e4  # logit of a token that is never written
 MOVE_COST = 8  # moving one stored number costs about as much as this many multiply-adds
 
 
 class Session:
-    """Rows of text, each with its own length, over one KV cache of an unmodified causal model.
+    """Rows of text, each with its own length, over one KV cache of an unmodified model.
+
+    A causal model's text begins with its prompt. An encoder-decoder's prompt is the source that its encoder reads,
+    once; its text is what the decoder reads, and begins with `opening`.
 
     Args:
-        model: a decoder-only model in evaluation mode whose layers keep plain keys and values ("sdpa" or
-            "eager" attention).
+        model: a decoder-only or encoder-decoder model in evaluation mode whose layers keep plain keys and values
+            ("sdpa" or "eager" attention). Decoders that don't take explicit positions need T5's relative bias, or
+            positions that are added to the embeddings as in BART and Marian.
         rows: how many texts.
-        capacity: longest text in tokens, prompt and new tokens together; at most the model's
+        capacity: longest text in tokens, prompt (or opening) and new tokens together; at most the model's
             `max_position_embeddings`.
         prompt_memory: how many prompts' keys and values are remembered (least recently used out first; never
             more than `PROMPT_BYTES`). Call `forget_prompts` when the model's weights change.
@@ -35,13 +41,14 @@ class Session:
             in place.
         capacity, rows, hidden_size, vocabulary: sizes; `vocabulary` is the number of rows of the model's
             embedding.
+        opening: token ids that begin every text of an encoder-decoder, see `Conventions`; () for a causal model.
 
     Tensors that come back are inference tensors on the model's device: clone one before changing it in place.
     On construction, once per model, a three-token text is compared with the model's own forward pass.
 
     Raises:
-        ValueError: a model that can't be run this way (encoder-decoder, state-space, sliding window shorter
-            than `capacity`, no head, training mode), or sizes out of range.
+        ValueError: a model that can't be run this way (state-space, sliding window shorter than `capacity`, no
+            head, training mode), or sizes out of range.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, capacity: int, prompt_memory: int = 20_000) -> None:
@@ -53,6 +60,7 @@ class Session:
         anatomy.check_capacity(capacity)
         self.rows, self.capacity = rows, capacity
         self.hidden_size, self.vocabulary = anatomy.hidden_size, anatomy.vocabulary
+        self.opening = anatomy.conventions.opening
         self.lengths = np.zeros(rows, dtype=np.int64)
         self._anatomy, self._device, self._on_host = anatomy, anatomy.device, anatomy.device.type == "cpu"
         self._step = Step()
@@ -64,50 +72,54 @@ class Session:
             self._store = torch.zeros(shape, dtype=anatomy.dtype, device=self._device)
             self._columns = torch.arange(self._stride, device=self._device)
             self._single = list(self._columns.view(-1, 1, 1))
-            nothing_hidden = torch.zeros((1, 1, 1, self._stride), dtype=anatomy.dtype, device=self._device)
-            self._nothing_hidden = [nothing_hidden[..., :reach] for reach in range(self._stride + 1)]
-            self._open = torch.zeros((), dtype=anatomy.dtype, device=self._device)
-            self._shut = torch.full_like(self._open, torch.finfo(anatomy.dtype).min)
-            self._masks = self._mask(self._columns[None])[0, 0] if capacity <= MASKED_PLACES else None
-        self._prompts = PromptMemory(prompt_memory, self._store)
-        self._cache = Cache(layers=[RaggedLayer(keys, values, self._step) for keys, values in self._store])
+            self._masks = self._make_masks()
+            never = anatomy.conventions.never
+            self._never = torch.tensor(never, device=self._device) if never else None
+        layers = [RaggedLayer(keys, values, self._step) for keys, values in self._store]
+        self._sources: Sources | None = None
+        if anatomy.encoder is None:
+            self._cache, self._run = Cache(layers=layers), anatomy.hidden
+            self._prompts = PromptMemory(prompt_memory, self._store)
+        else:
+            with torch.inference_mode():
+                self._sources = Sources(anatomy, layers, self._step, rows, self._stride, prompt_memory)
+            self._cache, self._run = self._sources.cache, self._sources.hidden
+            self._prompts = self._sources.prompts
         if not anatomy.proven:
             self._prove(anatomy)
 
     @torch.inference_mode()
     def reset(self, rows: np.ndarray, prompts: Sequence[Sequence[int]]) -> None:
-        """Begin `rows` anew with `prompts`; an empty one leaves its row empty.
+        """Begin `rows` anew with `prompts`.
 
-        Prompts seen before come from memory; new ones are read in one right-padded pass, each once. No states come
-        back: leave a prompt's last token to `append` if they are wanted, and all rows go on in one pass.
+        A causal model's rows hold their prompts then; an empty one leaves its row empty. An encoder-decoder's rows
+        hold the opening without its last token, and look at their sources. Prompts seen before come from memory; new
+        ones are read in one right-padded pass, each once. No states come back: leave a causal prompt's last token, as
+        the opening's, to `append` if they are wanted, and all rows go on in one pass.
 
         Raises:
-            ValueError: a prompt longer than `capacity`, a token id outside the model's vocabulary.
+            ValueError: a prompt longer than the model or `capacity` allows, an empty source, a token id outside the
+                model's vocabulary.
         """
         rows = self._checked_rows(rows)
         if len(rows) != len(prompts):
             raise ValueError(f"Expected one prompt per row; got {len(rows)} rows and {len(prompts)} prompts.")
         texts = [tuple(prompt) for prompt in prompts]
-        places = self._prompts.find(texts)
-        fresh: dict[Prompt, int] = {}  # prompt -> the row that reads it
-        again: list[tuple[int, int]] = []  # rows to copy from and to
-        for i in np.flatnonzero(places < 0).tolist():
-            self._check_prompt(texts[i])
-            reader = fresh.setdefault(texts[i], int(rows[i]))
-            if reader != rows[i]:
-                again.append((reader, int(rows[i])))
-        lengths = np.array([len(text) for text in texts], dtype=np.int64)
-        self.lengths[rows] = lengths
-        known = np.flatnonzero(places >= 0)
-        if known.size:
-            stored = self._prompts.read(self._to_device(places[known]), int(lengths[known].max()))
-            self._store.narrow(3, 0, stored.shape[3]).index_copy_(2, self._to_device(rows[known]), stored)
-        fresh.pop((), None)
-        if fresh:
-            self._prefill(list(fresh.items()))
-        if again:
-            sources, targets = self._to_device(np.array(again).T)
-            self._store.index_copy_(2, targets, self._store.index_select(2, sources))
+        if self._sources is not None and () in texts:
+            raise ValueError("Expected a source of at least one token for every row of an encoder-decoder; got none.")
+        reset = self._prompts.sort_out(rows, texts)
+        for prompt in reset.fresh:
+            self._check_prompt(prompt)
+        if self._sources is None:
+            self.lengths[rows] = reset.lengths
+            self._prompts.recall(reset, self._store)
+            self._prefill(reset)
+            self._prompts.share(reset, self._store)
+            return
+        self.lengths[rows] = 0
+        self._sources.read(reset)
+        if len(self.opening) > 1:
+            self.append_unchecked(rows, np.array([self.opening[:-1]] * len(rows)), None)
 
     @torch.inference_mode()
     def append(self, rows: np.ndarray | None, tokens: np.ndarray, counts: np.ndarray | None = None) -> Tensor:
@@ -171,16 +183,24 @@ class Session:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """The model's output head on final hidden states, (..., hidden) -> (..., vocabulary), float32."""
+        """The model's output head on final hidden states, (..., hidden) -> (..., vocabulary), float32.
+
+        Tokens that the model's conventions rule out get `NEVER`, which no probability survives.
+        """
         return self.head(hidden)
 
     def head(self, hidden: Tensor) -> Tensor:
         """As `logits`, under `torch.inference_mode`."""
-        return self._anatomy.logits(hidden).float()
+        scores = self._anatomy.logits(hidden).float()
+        return scores if self._never is None else scores.index_fill_(-1, self._never, NEVER)
 
+    @torch.inference_mode()
     def forget_prompts(self) -> None:
         """Drop the remembered prompts, as needed when the model's weights have changed."""
         self._prompts.clear()
+        if self._sources is not None:
+            self._masks = self._make_masks()
+            self._sources.refresh()
 
     def _append_in_step(self, start: int, tokens: np.ndarray) -> Tensor:
         """All rows, one common length: slices instead of indices, one mask for all. tokens (rows, w)."""
@@ -228,39 +248,26 @@ class Session:
     def _gathering_pays(self, active: int, width: int, reach: int) -> bool:
         """Whether copying the keys and values of `active` rows is cheaper than running all rows."""
         hidden, stored = self.hidden_size, self._anatomy.kv_heads * self._anatomy.head_dim
+        reach += 0 if self._sources is None else self._sources.reach
         one_row = width * (12 * hidden * hidden + 2 * reach * hidden)  # multiply-adds of one layer
         return active * (one_row + 2 * MOVE_COST * reach * stored) < self.rows * one_row
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """One pass of the base model. tokens (r, w), positions (r, w) or (1, w) -> (r, w, hidden)."""
-        reach = self._step.reach
-        if positions.numel() == 1:  # one new token at one place for all rows: nothing to hide
-            mask = self._nothing_hidden[reach]
-        elif self._masks is None:
-            mask = self._mask(positions)[..., :reach]
-        else:
-            mask = self._masks.index_select(0, positions.flatten()).view(len(positions), 1, -1, self._stride)
-            mask = mask[..., :reach]
-        return self._anatomy.hidden(tokens, mask, positions, self._cache)
+        reach = self._step.reach  # one new token at one place for all rows has no mask of its own
+        mask = self._masks.single[reach] if positions.numel() == 1 else self._masks.at(positions, reach)
+        return self._run(tokens, mask, positions, self._cache)
 
-    def _mask(self, positions: Tensor) -> Tensor:
-        """What hides the places after each position, (r, w) -> (r, 1, w, slots)."""
-        return torch.where(self._columns > positions[:, None, :, None], self._shut, self._open)
+    def _make_masks(self) -> Masks:
+        bias = None if self._anatomy.encoder is None else relative_bias(self._anatomy.base, self._stride)
+        return Masks(self._stride, self._anatomy.dtype, self._device, bias)
 
-    def _prefill(self, fresh: list[tuple[Prompt, int]]) -> None:
-        """Read prompts into their rows, and remember them."""
-        fresh = sorted(fresh, key=lambda item: len(item[0]))
-        while fresh:
-            chunk = max(1, PREFILL_TOKENS // len(fresh[-1][0]))
-            batch, fresh = fresh[-chunk:], fresh[:-chunk]
-            prompts, rows = [prompt for prompt, _ in batch], np.array([row for _, row in batch])
-            r, width = len(batch), max(map(len, prompts))
-            packed = np.zeros((2 * r * width + r,), dtype=np.int64)  # tokens, slots, rows
-            for i, prompt in enumerate(prompts):
-                packed[i * width : i * width + len(prompt)] = prompt
-            packed[r * width : 2 * r * width] = (rows[:, None] * self._stride + np.arange(width)).reshape(-1)
-            packed[2 * r * width :] = rows
-            device = self._to_device(packed)
+    def _prefill(self, reset: Reset) -> None:
+        """Read fresh prompts into their rows, and remember them."""
+        for prompts, tokens, rows in reset.batches():
+            r, width = tokens.shape
+            slots = rows[:, None] * self._stride + np.arange(width)
+            device = self._to_device(np.concatenate((tokens.reshape(-1), slots.reshape(-1), rows)))
             step = self._step
             step.rows, step.reach, step.fresh = None, width, True
             step.slots = device[r * width : 2 * r * width]
@@ -284,11 +291,13 @@ class Session:
         return rows
 
     def _check_prompt(self, text: Prompt) -> None:
-        if len(text) > self.capacity:
+        if self._sources is None and len(text) > self.capacity:
             raise ValueError(
                 f"Expected a prompt of at most {self.capacity} tokens (the session's capacity); got "
                 f"{len(text)}. Shorten the prompt, or open the session with a larger capacity."
             )
+        if self._sources is not None:
+            self._anatomy.check_capacity(len(text))
         self._check_tokens(np.array(text, np.int64))
 
     def _check_tokens(self, tokens: np.ndarray) -> None:
@@ -324,11 +333,14 @@ class Session:
             )
         return rows, tokens, counts
 
+    @torch.inference_mode()
     def _prove(self, anatomy: Anatomy) -> None:
         """Write a short text in two pieces and compare with the model's own forward pass of it."""
-        width = min(3, self.capacity)
-        text = np.arange(3)[None, :width] % self.vocabulary
-        row = np.zeros(1, dtype=np.int64)
+        width = min(len(anatomy.probe), self.capacity)
+        text, row = np.array([anatomy.probe[:width]]), np.zeros(1, dtype=np.int64)
+        if self._sources is not None:
+            self._sources.read(self._prompts.sort_out(row, [anatomy.probe]))
         pieces = [self.append(row, piece) for piece in (text[:, :1], text[:, 1:]) if piece.size]
         anatomy.prove(torch.cat(pieces, dim=1))
         self.lengths[:] = 0
+        self._prompts.clear()

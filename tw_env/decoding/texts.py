@@ -12,27 +12,50 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tw_env.decoding import distributions
+from tw_env.decoding.conventions import conventions_of
 from tw_env.decoding.loading import Pair
-from tw_env.decoding.session import Session
+from tw_env.decoding.session import NEVER, Session
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 
-@dataclass
 class Reader:
-    """One model over the rows' texts; it catches up with what was written only when it is asked."""
+    """One model over the rows' texts; it catches up with what was written only when it is asked.
 
-    session: Session
-    prompts: list[Sequence[int]]  # as this model reads them
-    prompt_length: IntArray  # (rows,)
-    prompt_unread: BoolArray  # (rows,)
+    Attributes:
+        prompts: as this model reads them; what an encoder reads, if there is one.
+        prompt_length: (rows,) tokens that it reads before what is written, an encoder-decoder's opening included.
+        before: (rows,) those of them that its session holds.
+        prompt_unread: (rows,) whether the session must begin anew.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int, longest_prompt: int, max_new_tokens: int) -> None:
+        self.opening = conventions_of(model).opening
+        self.session = Session(model, rows, (len(self.opening) or longest_prompt) + max_new_tokens)
+        self.prompts: list[Sequence[int]] = [()] * rows
+        self.prompt_length = np.zeros(rows, np.int64)
+        self.before = np.full(rows, len(self.opening)) if self.opening else self.prompt_length
+        self.prompt_unread = np.ones(rows, bool)
+
+    def start(self, rows: IntArray, prompts: Sequence[Sequence[int]]) -> None:
+        """New texts in these rows; nothing is computed yet."""
+        for row, prompt in zip(rows.tolist(), prompts, strict=True):
+            self.prompts[row] = prompt
+        self.prompt_length[rows] = [len(prompt) + len(self.opening) for prompt in prompts]
+        self.prompt_unread[rows] = True
+
+    def read_prompts(self, rows: IntArray) -> None:
+        """Read these rows' prompts but for the last token before what is written, which counts as text."""
+        end = None if self.opening else -1  # a source is read whole: the last token is the opening's
+        self.session.reset(rows, [self.prompts[row][:end] for row in rows.tolist()])
+        self.prompt_unread[rows] = False
 
 
 @dataclass
 class Caught:
-    """What a model saw while it caught up with r rows; a prompt's last token counts as text."""
+    """What a model saw while it caught up with r rows; the last token before what is written counts as text."""
 
     hidden: Tensor | None  # (r, w, hidden) after each token that was new to it; None without any
     counts: IntArray  # (r,) how many of the w are real
@@ -53,7 +76,8 @@ class LiveTexts:
         view: (rows, 1 + features) what the student showed last, see `distributions.student_view`.
         extras: (rows, size) the log-odds of the student's ask token, if it has one, and its last hidden state, if it is
             asked for.
-        prompt_length: (rows,) tokens of the prompt, as the teacher reads it.
+        prompt_length: (rows,) tokens of the prompt, as the teacher reads it; of the source and the opening, for an
+            encoder-decoder.
         teacher_tokens: tokens that the teacher has processed so far, scoring included.
 
     Args:
@@ -75,11 +99,10 @@ class LiveTexts:
     ) -> None:
         self.pair, self.rows, self.sampling, self.top_k, self.with_kl = pair, rows, sampling, top_k, kl
         self.places = places = max_new_tokens + 1
-        capacity = longest_prompt + max_new_tokens
-        self._student = self._reader(pair.student, capacity + rule_tokens)
-        self._teacher = self._reader(pair.teacher, capacity)
+        self._student = Reader(pair.student, rows, longest_prompt + rule_tokens, max_new_tokens)
+        self._teacher = Reader(pair.teacher, rows, longest_prompt, max_new_tokens)
         self.prompt_length = self._teacher.prompt_length
-        self._text = np.zeros((rows, places + 1), np.int64)  # the prompt's last token, and what was written
+        self._text = np.zeros((rows, places + 1), np.int64)  # the last token before what is written, and that
         self.tokens = self._text[:, 1:]
         self._flat_text = self._text.reshape(-1)  # one index is faster than two
         self._first_place = np.arange(rows) * (places + 1)
@@ -91,7 +114,8 @@ class LiveTexts:
         self.score = np.zeros((rows, places))
         self.kl = np.zeros((rows, places))
         self.view = np.zeros((rows, 1 + distributions.width(top_k)), np.float32)
-        self._asks = int(pair.ask_token is not None)
+        self._last_token = pair.conventions.last
+        self._asks = int(bool(pair.ask_tokens))
         shown = self._asks + (self._student.session.hidden_size if hidden else 0)
         self.extras = np.zeros((rows, shown), np.float32)
         self.teacher_tokens = 0
@@ -100,10 +124,6 @@ class LiveTexts:
             shape, device = (rows, places, pair.vocabulary), pair.student.device
             self._student_logprobs = torch.zeros(shape, device=device)
             self._teacher_logprobs = torch.zeros(shape, device=device)
-
-    def _reader(self, model: PreTrainedModel, capacity: int) -> Reader:
-        session = Session(model, self.rows, capacity)
-        return Reader(session, [()] * self.rows, np.zeros(self.rows, np.int64), np.ones(self.rows, bool))
 
     @property
     def hidden(self) -> NDArray[np.float32]:
@@ -121,13 +141,11 @@ class LiveTexts:
             prompts: token ids for each row. student_prompts: the same as the student reads them, a rule before them
                 perhaps; their last token must be the prompt's.
         """
-        for reader, read in ((self._teacher, prompts), (self._student, student_prompts or prompts)):
-            for row, prompt in zip(rows.tolist(), read, strict=True):
-                reader.prompts[row] = prompt
-            reader.prompt_length[rows] = [len(prompt) for prompt in read]
-        self._text[rows, 0] = [prompt[-1] for prompt in prompts]
+        self._teacher.start(rows, prompts)
+        self._student.start(rows, student_prompts or prompts)
+        opening = self._teacher.opening
+        self._text[rows, 0] = opening[-1] if opening else [prompt[-1] for prompt in prompts]
         self.length[rows] = 0
-        self._forget(rows)
 
     def forget_prompts(self) -> None:
         """Drop the prompts' remembered keys and values; what is read next does not depend on what was read before."""
@@ -150,7 +168,7 @@ class LiveTexts:
         for reader in (self._student, self._teacher):
             read = ~reader.prompt_unread[rows]
             kept = rows[read]
-            ends = reader.prompt_length[kept] + lengths[read]
+            ends = reader.before[kept] + lengths[read]
             reader.session.rewind(kept, np.minimum(reader.session.lengths[kept], ends))
 
     # ---- reading ---------------------------------------------------------------------------------------------
@@ -160,11 +178,9 @@ class LiveTexts:
         at = slice(None) if rows is None else rows  # a slice copies nothing
         selected = self._all if rows is None else rows
         if reader.prompt_unread[at].any():
-            stale = selected[reader.prompt_unread[at]]
-            reader.session.reset(stale, [reader.prompts[row][:-1] for row in stale.tolist()])
-            reader.prompt_unread[stale] = False
+            reader.read_prompts(selected[reader.prompt_unread[at]])
         length = self.length[at]
-        first = reader.session.lengths[at] - reader.prompt_length[at] + 1  # of the text, what was read before
+        first = reader.session.lengths[at] - reader.before[at] + 1  # of the text, what was read before
         counts = length - first + 1
         if (counts == 1).all() and counts.size:
             tokens = self._flat_text[self._first_place[at] + length][:, None]
@@ -195,6 +211,8 @@ class LiveTexts:
         scores = self._student.session.head(last)
         logits = scores[:, : self.pair.vocabulary]
         selected = self._all if rows is None else rows
+        if self._last_token is not None:
+            logits = self._end_at_cap(logits, self.length[selected])
         if uniforms is None:
             view = distributions.student_view(logits, self.top_k)
         else:
@@ -203,10 +221,20 @@ class LiveTexts:
             self._student_logprobs[at] = logprobs.float()
         self._show(selected, view)
         if self._asks:
-            log_odds = scores[:, self.pair.ask_token] - logits.logsumexp(-1)
+            asks = scores[:, list(self.pair.ask_tokens)].logsumexp(-1)
+            log_odds = asks - logits.logsumexp(-1)
             self.extras[selected, 0] = log_odds.cpu().numpy()
         if self.extras.shape[1] > self._asks:
             self.extras[selected, self._asks :] = last.float().cpu().numpy()
+
+    def _end_at_cap(self, logits: Tensor, places: IntArray) -> Tensor:
+        """Logits (m, vocab) at `places` (m,) with one token left for the last place, as the conventions say."""
+        at = np.flatnonzero(places == self.places - 2)
+        if at.size:
+            ended = torch.full_like(logits[0], NEVER)
+            ended[self._last_token] = 0.0
+            logits = logits.index_copy(0, torch.from_numpy(at).to(logits.device), ended.expand(at.size, -1))
+        return logits
 
     def _show(self, rows: IntArray, view: NDArray[np.floating]) -> None:
         if len(rows) == self.rows:  # all of them, in order
@@ -235,8 +263,10 @@ class LiveTexts:
             states = caught.hidden[:, 0]
         else:
             states = caught.hidden[torch.from_numpy(which), torch.from_numpy(column)]
-        logits = self._teacher.session.head(states)
-        logprobs = logits[:, : self.pair.vocabulary].log_softmax(-1)  # (m, vocab)
+        logits = self._teacher.session.head(states)[:, : self.pair.vocabulary]
+        if self._last_token is not None:
+            logits = self._end_at_cap(logits, place)
+        logprobs = logits.log_softmax(-1)  # (m, vocab)
         proposal = torch.from_numpy(self.proposal[owner, place]).to(logprobs.device)
         judged = distributions.teacher_view(logprobs, proposal).cpu().numpy()
         self.best[owner, place] = judged[:, 0]

@@ -101,13 +101,16 @@ class Memory:
         return self.roots[prompt]
 
 
-_memories: WeakKeyDictionary[Pair, dict[tuple[int, int, int], Memory]] = WeakKeyDictionary()
+_memories: WeakKeyDictionary[Pair, dict[tuple[int, int, int, int], Memory]] = WeakKeyDictionary()
 
 
-def shared_memory(pair: Pair, top_k: int, extras: int, nodes: int) -> Memory:
-    """The process's one memory for this pair and this width of view: training and evaluation fill the same tree."""
+def shared_memory(pair: Pair, top_k: int, extras: int, nodes: int, cap: int) -> Memory:
+    """The process's one memory for this pair and this width of view: training and evaluation fill the same tree.
+
+    Where a convention sets the last token before the cap on new tokens, each cap has its own.
+    """
     of_pair = _memories.setdefault(pair, {})
-    key = (top_k, extras, nodes)
+    key = (top_k, extras, nodes, 0 if pair.conventions.last is None else cap)
     if key not in of_pair:
         of_pair[key] = Memory(distributions.width(top_k), extras, nodes)
     return of_pair[key]
@@ -138,7 +141,7 @@ class RememberedTexts(LiveTexts):
                 f"Expected room for at least {need} prefixes with {rows} rows of {max_new_tokens} new tokens, "
                 f"got nodes={nodes}: give more, or remember nothing (remember=0)."
             )
-        self.memory = memory or shared_memory(pair, top_k, self.extras.shape[1], nodes)
+        self.memory = memory or shared_memory(pair, top_k, self.extras.shape[1], nodes, max_new_tokens)
         self._path = np.zeros((rows, self.places), np.int64)  # the node at each place of each row
         self._judged = np.zeros(rows, np.int64)  # places whose judgement already stands in this row's arrays
         self._generation = self.memory.generation

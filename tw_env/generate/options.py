@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from transformers import GenerationConfig
-from transformers.generation import GenerationMode, TopKLogitsWarper
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation import (
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    GenerationMode,
+    NoBadWordsLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TopKLogitsWarper,
+)
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 SUPPORTED = (
@@ -14,25 +21,40 @@ SUPPORTED = (
 )
 DEFAULT_NEW_TOKENS = 20  # what `generate` writes if nobody names a length
 _MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+# What `tw_env.decoding.conventions` makes part of an encoder-decoder, and by which settings.
+_CONVENTIONS = (
+    ForcedBOSTokenLogitsProcessor, ForcedEOSTokenLogitsProcessor, NoBadWordsLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)  # fmt: skip
+_SETTINGS = (
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
+)  # fmt: skip
 _RECORDS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
 def check_options(
-    config: GenerationConfig, processors: Iterable[object], criteria: Iterable[object], vocabulary: int
+    config: GenerationConfig,
+    processors: Iterable[object],
+    criteria: Iterable[object],
+    vocabulary: int,
+    model: PreTrainedModel,
 ) -> None:
     """Refuse what would have to change the distribution of either model, or record what nobody computes.
 
     Args:
         config: as `generate` prepared it. processors, criteria: the same. vocabulary: ids that both models know.
+        model: the student.
 
     Raises:
         ValueError: beams and other searches, anything that processes logits (temperature, top-k and the like,
-            penalties, forbidden words), other ways to stop than length and end tokens, recorded scores or states.
+            penalties, forbidden words) and is no convention of an encoder-decoder, other ways to stop than length and
+            end tokens, recorded scores or states.
     """
     mode = config.get_generation_mode()
     if mode not in _MODES:
         raise ValueError(f"Expected greedy decoding or sampling, got {mode.value}. Supported are {SUPPORTED}.")
-    changing = [type(one).__name__ for one in processors if not _idle(one, vocabulary)]
+    agreed = _agreed(config, model)
+    changing = [type(one).__name__ for one in processors if not (isinstance(one, agreed) or _idle(one, vocabulary))]
     if changing:
         raise ValueError(
             f"Expected both models' own distributions, got {', '.join(changing)}. Give generate the neutral values: "
@@ -50,6 +72,19 @@ def check_options(
             f"Expected no record of scores or states, got {', '.join(records)}: a text has two models, and most of it "
             f"was read by one. Leave them out. Supported are {SUPPORTED}."
         )
+
+
+def _agreed(config: GenerationConfig, model: PreTrainedModel) -> tuple[type, ...]:
+    """What the game itself applies to this model."""
+    if not model.config.is_encoder_decoder:
+        return ()
+    for name in _SETTINGS:
+        asked, own = getattr(config, name, None), getattr(model.generation_config, name, None)
+        if asked is not None and own is not None and asked != own:
+            raise ValueError(
+                f"Expected the models' own {name}, {own!r}; got {asked!r}. Set it in both generation_config."
+            )
+    return _CONVENTIONS
 
 
 def _idle(processor: object, vocabulary: int) -> bool:

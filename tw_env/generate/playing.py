@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from tw_env.actions import Action
 from tw_env.costs import CostModel
 from tw_env.decoding.accept import Accept
+from tw_env.decoding.checks import check_room
 from tw_env.decoding.loading import Pair
 from tw_env.decoding.texts import LiveTexts
 from tw_env.game import Game, GameSpec
+from tw_env.generate.single import SingleText
 from tw_env.observations import GameLayout, Layout
 from tw_env.policies import AskToken, Policy, load, shipped, speculative, student_alone, teacher_alone
 from tw_env.policies.policy import CONFIG
@@ -56,7 +58,7 @@ def find_policy(policy: Any, pair: Pair) -> Any:
         beside = Path(pair.student.name_or_path or ".") / CONFIG
         if pair.student.name_or_path and beside.is_file():
             return load(beside.parent)
-        if pair.ask_token is not None:
+        if pair.ask_tokens:
             return AskToken
         raise ValueError(
             "Expected a policy for a student without an ask token of its own, got none. Give policy=, the folder of a "
@@ -113,9 +115,12 @@ def set_up(pair: Pair, policy: Any, starts: Starts, terms: Terms) -> tuple[Game,
     actions = ALL if layout is None else policy.actions
     longest = max(len(ids) for ids in starts.prompt_ids)
     told = max(len(ids) for ids in starts.student_ids or starts.prompt_ids)
-    _check_room(pair, longest, told, cap)
-    texts = LiveTexts(
-        pair, len(starts.prompt_ids), longest, cap, rule_tokens=told - longest, sampling=terms.sampling, top_k=top_k,
+    check_room(pair.teacher, longest, cap)
+    check_room(pair.student, told, cap, "the longest prompt, with its rule" if told > longest else "the longest prompt")
+    rows = len(starts.prompt_ids)
+    made = SingleText if rows == 1 and not pair.encoder_decoder else LiveTexts
+    texts = made(
+        pair, rows, longest, cap, rule_tokens=told - longest, sampling=terms.sampling, top_k=top_k,
         hidden=layout is not None and "hidden" in layout,
     )  # fmt: skip
     spec = GameSpec(
@@ -129,7 +134,7 @@ def set_up(pair: Pair, policy: Any, starts: Starts, terms: Terms) -> tuple[Game,
         eager=False,
         hard=terms.hard,
     )
-    own = GameLayout(top_k, pair.vocabulary, cap, texts.hidden.shape[1], pair.ask_token is not None)
+    own = GameLayout(top_k, pair.vocabulary, cap, texts.hidden.shape[1], bool(pair.ask_tokens))
     game = Game(texts, spec, own, lambda prompt, tokens: 0.0, terms.end_tokens)
     for rule in set(starts.rules):
         game.budget.check(rule)
@@ -138,25 +143,14 @@ def set_up(pair: Pair, policy: Any, starts: Starts, terms: Terms) -> tuple[Game,
     shapes = [[(feature.name, feature.size) for feature in one.features] for one in (layout, own)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"Expected a policy for what this student shows ({_differing(shapes[1], shapes[0])}), got one that was made "
-            f"for another ({_differing(*shapes)}). Give the policy that was learnt with this student."
+            f"Expected a policy for what this student shows ({_differing(shapes[1], shapes[0])}), got one made for "
+            f"another ({_differing(*shapes)}). Give the policy that was learnt with this student."
         )
     return game, policy
 
 
 def _differing(these: list[tuple[str, int]], those: list[tuple[str, int]]) -> str:
     return ", ".join(f"{size} numbers of {name}" for name, size in these if (name, size) not in those) or "nothing more"
-
-
-def _check_room(pair: Pair, longest: int, told: int, cap: int) -> None:
-    for model, tokens in ((pair.student, told), (pair.teacher, longest)):
-        room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None and tokens + cap > room:
-            rule = " with the rule before it" if tokens > longest else ""
-            raise ValueError(
-                f"Expected prompt and new tokens within the {room} positions of {model.config.model_type}; the longest "
-                f"prompt has {tokens} tokens{rule} and the cap on new tokens is {cap}. Shorten either."
-            )
 
 
 # ---- play ------------------------------------------------------------------------------------------------------

@@ -1,15 +1,15 @@
-"""Text metrics in [0, 1], higher is better: chrF, BLEU, ROUGE-L, exact match and edit rate.
+"""Text metrics in [0, 1], higher is better: chrF, BLEU, ROUGE-1, -2 and -L, exact match and edit rate.
 
 `metric(name)` scores one text, which is what a reward needs. `corpus(name, texts, references)` scores many
 texts the way papers report them: BLEU, chrF and the edit rate pool their counts over the corpus, which is
 *not* the mean over the texts.
 
-chrF and BLEU come from sacrebleu and ROUGE-L from rouge-score. They are imported at the first use, so that
+chrF and BLEU come from sacrebleu and ROUGE from rouge-score. They are imported at the first use, so that
 `exact` and `edit` work without the extra `metrics`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
@@ -36,8 +36,9 @@ def metric(name: str) -> Metric:
     * `chrf`: character n-gram F-score, n up to 6, beta 2, best reference (Popovic, WMT 2015).
     * `bleu`: sentence BLEU, 13a tokens, exponential smoothing, orders that the text is too short for left out
       (Papineni et al., ACL 2002; Post, WMT 2018).
-    * `rougeL`: F1 of the longest common subsequence, Porter stems, best reference (Lin, 2004). Its tokens are
-      runs of a-z and 0-9, so it is of no use for other scripts.
+    * `rouge1`, `rouge2`, `rougeL`: F1 of common words, of common word pairs and of the longest common subsequence,
+      Porter stems, best reference (Lin, 2004). Their tokens are runs of a-z and 0-9, so they are of no use for other
+      scripts.
     * `exact`: 1 if the text equals a reference, runs of white space counting as one blank.
     * `edit`: 1 - edits / reference length in words split at white space, closest reference, never below 0.
       Edits are insertions, deletions and substitutions (Levenshtein, 1966): where no text is worse than
@@ -80,8 +81,8 @@ def corpus(name: str, texts: Sequence[str], references: Sequence[Sequence[str]])
         return CorpusScore(max(0.0, 1 - edits / length), "edit|agg:corpus|tok:whitespace|refs:closest")
     score = _sentence(name)
     mean = sum(score(text, list(accepted)) for text, accepted in zip(texts, references, strict=True)) / len(texts)
-    if name == "rougel":
-        return CorpusScore(mean, f"rougeL|agg:mean|stem:yes|refs:best|version:{version('rouge_score')}")
+    if name in ROUGE:
+        return CorpusScore(mean, f"{ROUGE[name]}|agg:mean|stem:yes|refs:best|version:{version('rouge_score')}")
     return CorpusScore(mean, "exact|agg:mean|case:mixed|space:normalised|refs:any")
 
 
@@ -139,9 +140,9 @@ def _bleu() -> Metric:
     return lambda text, references: _unit(scorer.sentence_score(text, references).score / 100)
 
 
-def _rouge_l() -> Metric:
-    scorer = _extra("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
-    return lambda text, references: _unit(scorer.score_multi(references, text)["rougeL"].fmeasure)
+def _rouge(name: str) -> Metric:
+    scorer = _extra("rouge_score.rouge_scorer").RougeScorer([name], use_stemmer=True)
+    return lambda text, references: _unit(scorer.score_multi(references, text)[name].fmeasure)
 
 
 def _exact() -> Metric:
@@ -169,12 +170,13 @@ def _sacrebleu_corpus(name: str, texts: Sequence[str], references: Sequence[Sequ
     return CorpusScore(_unit(score), str(scorer.get_signature()))
 
 
+ROUGE = {"rouge1": "rouge1", "rouge2": "rouge2", "rougel": "rougeL"}  # our key -> the name that rouge-score has
 _BUILDERS: dict[str, Callable[[], Metric]] = {
     "chrf": _chrf,
     "bleu": _bleu,
-    "rougel": _rouge_l,
+    **{key: partial(_rouge, name) for key, name in ROUGE.items()},
     "exact": _exact,
     "edit": _edit,
 }
-METRICS = ("chrf", "bleu", "rougeL", "exact", "edit")
+METRICS = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact", "edit")
 """The names that `metric` and `corpus` know."""

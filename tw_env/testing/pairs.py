@@ -1,4 +1,4 @@
-"""Check of a pair of models: deterministic, causal, and the same with a cache as without."""
+"""Check of a pair of models: deterministic, causal in what they write, and the same with a cache as without."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tw_env.decoding.conventions import conventions_of
 from tw_env.decoding.loading import load_pair
-from tw_env.decoding.session import Session
+from tw_env.decoding.session import NEVER, Session
 from tw_env.testing.compare import expect
 
 
@@ -51,9 +52,23 @@ def check_pair(
 
 @torch.inference_mode()
 def _whole(model: Any, tokens: NDArray[np.int64], vocabulary: int) -> torch.Tensor:
-    """(rows, length, vocabulary) log-probabilities by one forward pass."""
-    logits = model(torch.from_numpy(tokens).to(model.device), use_cache=False).logits
-    return logits[..., :vocabulary].double().log_softmax(-1)
+    """(rows, length, vocabulary) log-probabilities by one forward pass; an encoder reads what the decoder reads."""
+    ids = torch.from_numpy(tokens).to(model.device)
+    source = torch.from_numpy(_sources(tokens)).to(model.device)
+    decoded = {"input_ids": source, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
+    return _logprobs(model(**decoded, use_cache=False).logits, model, vocabulary)
+
+
+def _logprobs(logits: torch.Tensor, model: Any, vocabulary: int) -> torch.Tensor:
+    """Without the tokens that the model's conventions rule out."""
+    logits = logits[..., :vocabulary].double().clone()
+    logits[..., list(conventions_of(model).never)] = NEVER
+    return logits.log_softmax(-1)
+
+
+def _sources(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(rows, 3) what the encoder reads before these texts; later tokens don't change it."""
+    return tokens[:, :3]
 
 
 def _check_model(who: str, model: Any, tokens: NDArray[np.int64], vocabulary: int, tolerance: float) -> None:
@@ -87,8 +102,14 @@ def _through_cache(model: Any, tokens: NDArray[np.int64], vocabulary: int) -> to
     """(rows, length - 2, vocabulary) log-probabilities from place 2 on, after a rewind, piece by piece."""
     session = Session(model, len(tokens), tokens.shape[1])
     rows = np.arange(len(tokens))
-    session.reset(rows, [row[: 2 + place].tolist() for place, row in enumerate(tokens)])
+    if session.opening:
+        session.reset(rows, _sources(tokens).tolist())
+        session.rewind(rows, np.zeros(len(tokens), np.int64))
+        for place, row in enumerate(tokens):
+            session.append(np.array([place]), row[None, : 2 + place])
+    else:
+        session.reset(rows, [row[: 2 + place].tolist() for place, row in enumerate(tokens)])
     session.append(None, (tokens[:, 4:6] + 1) % vocabulary)  # what will be taken back
     session.rewind(rows, np.full(len(tokens), 2))
     pieces = [session.append(None, tokens[:, start:stop]) for start, stop in ((2, 5), (5, 6), (6, 8))]
-    return session.logits(torch.cat(pieces, dim=1))[..., :vocabulary].double().log_softmax(-1)
+    return _logprobs(session.logits(torch.cat(pieces, dim=1)), model, vocabulary)

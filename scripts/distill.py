@@ -1,0 +1,305 @@
+"""Distil a student with every loss: the same start, data, updates and teacher tokens, one table.
+
+python -m scripts.distill --out results/distillation.json
+python -m scripts.distill --task text --student FOLDER --teacher FOLDER --data FILE.jsonl --metric edit --out rows.json
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from agents.checkpoint import drop_checkpoint
+from agents.joint.distillation import Distillation, DistillationConfig, DistillationData
+from agents.joint.losses import coarsened, cross_entropy, reverse_kl
+from agents.joint.objective import Loss
+from agents.joint.reading import Texts, chunks, log_distributions, states
+from agents.joint.sampling import Writer
+from agents.joint.teacher import CHUNK_TOKENS, ScoredTexts, Teacher
+from agents.supervised import Trainer
+from scripts.command import run
+from scripts.prepare import Pronounce as Pair
+from scripts.pronounce_pair import encode
+from tw_env.settings import Settings, encode_prompts, load_models, load_task
+from tw_env.tasks.pronounce import Pronounce
+from tw_env.tasks.task import Task
+
+Row = dict[str, Any]
+SAMPLED = 300  # prompts whose sampled texts tell how far a student is from its teacher
+REMEMBERED = 200_000  # texts whose scores stay in memory, for all runs together
+NOT_COMPARED = ("out", "work", "losses", "seeds", "threads", "device")  # may differ when a table is taken up again
+
+
+@dataclass
+class Options:
+    """Distil with every loss and seed, and write a row of each."""
+
+    out: Path = Path("results/distillation.json")
+    """Where the rows go; a run that finds some there does those that are missing."""
+    work: Path = Path("runs/distillation")
+    """Checkpoints, TensorBoard logs, the start, the teacher's texts, and the distilled students."""
+    losses: tuple[Annotated[Loss, tyro.conf.EnumChoicesFromValues], ...] = tuple(Loss)
+    """What is compared."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each loss."""
+    updates: int = 300
+    """Gradient steps of each run."""
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    """Learning rates, of which each loss takes the one that is best on the dev split after `search_updates`."""
+    search_updates: int = 150
+    """Gradient steps of a run that tries a rate; its seed is none of the others."""
+    start_updates: int = 1500
+    """Gradient steps of the common start, if no student is named (pronunciation only)."""
+    prompts: int = 19_200
+    """Training prompts: the first so many of the split."""
+    held_out: int | None = None
+    """Only the first so many prompts of dev and test; None takes all."""
+    task: Literal["pronounce", "text"] = "pronounce"
+    """The task."""
+    student: str | None = None
+    """Folder or hub id of the student that all runs start from; None trains one, with the shipped pair's recipe."""
+    teacher: str | None = None
+    """Folder or hub id of the teacher; None takes the shipped one."""
+    data: str | None = None
+    """For the task `text`: JSONL with `prompt` and `reference`, or a `datasets` name."""
+    metric: str = "exact"
+    """For the task `text`: chrf, bleu, rougeL, exact or edit."""
+    split: str | None = None
+    """Training split; None takes `pair` of the pronunciation task, `policy` of others."""
+    max_new_tokens: int | None = None
+    """Cap on new tokens; None takes the task's."""
+    config: DistillationConfig = field(default_factory=DistillationConfig)
+    """The rest of the loop's settings, the same for all losses; loss, updates, rate and seed are set by the above."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 1
+    """Torch's threads."""
+
+
+def _needs_stored(loss: Loss, share: float | None = None) -> bool:
+    """Whether a loss learns from texts that the teacher wrote."""
+    return loss is not Loss.SUPERVISED and (loss.own_share if share is None else share) < 1.0
+
+
+class Bench:
+    """What all runs share: tasks, models, the teacher's texts."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        (self.train, self.dev, self.test), pair = self._load(options)
+        self.pair = pair
+        self.cap = options.max_new_tokens or self.train.max_new_tokens
+        self.teacher = Teacher(pair.teacher, pair.vocabulary, memory=REMEMBERED)
+        self.start = copy.deepcopy(pair.student) if options.student else self._start()
+        prompts = encode_prompts(self.train, pair, self.cap)
+        gold = [[self._answer(text) for text in texts] for texts in self.train.references]
+        self.data = DistillationData(prompts, pair.end_tokens, self.cap, gold, None, pair.vocabulary)
+        share = options.config.on_policy_share
+        stored = self._stored() if any(_needs_stored(loss, share) for loss in options.losses) else None
+        self.data = DistillationData(prompts, pair.end_tokens, self.cap, gold, stored, pair.vocabulary)
+
+    @staticmethod
+    def _load(options: Options) -> tuple[list[Task], Any]:
+        shared: dict[str, Any] = {
+            "task": options.task, "data": options.data, "metric": options.metric, "device": options.device,
+            "max_new_tokens": options.max_new_tokens,
+        }  # fmt: skip
+        first = options.split or ("pair" if options.task == "pronounce" else "policy")
+        limits = ((first, options.prompts), ("dev", options.held_out), ("test", options.held_out))
+        tasks = [load_task(Settings(**shared, split=split, limit=limit)) for split, limit in limits]
+        models = load_models(Settings(**shared, student=options.student, teacher=options.teacher))
+        return tasks, models
+
+    def _answer(self, text: str) -> list[int]:
+        return [*self.pair.tokenizer(text, add_special_tokens=False).input_ids, self.pair.end_tokens[0]]
+
+    def _start(self) -> PreTrainedModel:
+        """The shipped student's recipe, broken off early: a student that still has much to learn."""
+        if self.options.task != "pronounce":
+            raise ValueError("Expected a student for the task 'text'; give --student and --teacher.")
+        recipe = Pair().recipes()[1]
+        prompts, targets = encode(self.pair.tokenizer, Pronounce("pair"))
+        trainer = Trainer(
+            recipe.new_model(self.pair.tokenizer), prompts, targets, recipe.training, self.options.work / "start"
+        )
+        print(f"start: {trainer.step} of {self.options.start_updates} updates are done")
+        return trainer.run(until=self.options.start_updates).to(self.pair.teacher.device)
+
+    def _stored(self) -> ScoredTexts:
+        """The teacher's greedy text for each training prompt, written once."""
+        path = self.options.work / "teacher.safetensors"
+        if path.is_file():
+            found = ScoredTexts.load(path)
+            if list(map(tuple, found.texts.prompts)) == list(map(tuple, self.data.prompts)):
+                return found
+        found = self.teacher.write(self.data.prompts, self.cap, self.data.end_tokens)
+        found.save(path, {"teacher": self.options.teacher or "shipped", "decoding": "greedy"})
+        return found
+
+    def judge(self, model: PreTrainedModel, task: Task, sampled: int = SAMPLED) -> Row:
+        """Quality of greedy texts, nats per token of the first reference, KL to the teacher per own sampled token.
+
+        Args:
+            sampled: prompts whose sampled texts tell the KL; with 0 it is left out.
+        """
+        model.eval()
+        prompts = encode_prompts(task, self.pair, self.cap)
+        writer = Writer(model, max(map(len, prompts)), self.cap, self.pair.end_tokens, self.pair.vocabulary)
+        outputs = [list(output) for output in writer.greedy(prompts).outputs]
+        texts = self.pair.tokenizer.batch_decode(outputs, skip_special_tokens=True)
+        found = {"quality": float(np.mean([task.quality(i, text) for i, text in enumerate(texts)]))}
+        gold = Texts(prompts, [self._answer(references[0]) for references in task.references])
+        nats = 0.0
+        with torch.inference_mode():
+            for rows in chunks(gold, CHUNK_TOKENS):
+                part = gold.take(rows)
+                logprobs = log_distributions(model, states(model, part), self.pair.vocabulary)
+                nats += float(cross_entropy(logprobs, part.tokens.to(logprobs.device)).sum())
+            found["nats"] = nats / len(gold.tokens)
+            if sampled:
+                own = writer.sample(prompts[:sampled], np.random.default_rng(0))
+                theirs = Teacher(self.pair.teacher, self.pair.vocabulary).score(own).scores
+                mine = coarsened(log_distributions(model, states(model, own), self.pair.vocabulary), theirs.ids)
+                found["kl"] = float(reverse_kl(mine, theirs.distribution).mean())
+        return found
+
+    def distil(
+        self, config: DistillationConfig, task: Task, sampled: int, bar: tqdm[None]
+    ) -> tuple[Row, PreTrainedModel]:
+        """One run and its row, see `judge`; goes on from its checkpoint if it was broken off."""
+        folder = self.options.work / f"{config.loss}-{config.learning_rate:g}-{config.seed}-{config.updates}"
+        own = None if config.own_share == 0.0 else self.teacher
+        began = time.process_time()
+        distillation = Distillation(copy.deepcopy(self.start), self.data, config, own, folder)
+        bar.set_description(folder.name)
+        bar.update(distillation.update)
+        with SummaryWriter(str(folder / "tensorboard"), purge_step=distillation.update + 1) as writer:
+
+            def log(update: int, numbers: dict[str, float]) -> None:
+                bar.update()
+                for name, value in numbers.items():
+                    writer.add_scalar(name, value, update)
+
+            student = distillation.run(log)
+        seconds = time.process_time() - began
+        row = {
+            "loss": str(config.loss), "seed": config.seed, "learning_rate": config.learning_rate,
+            "on_policy_share": config.own_share, **self.judge(student, task, sampled), "updates": config.updates,
+            "texts": config.updates * config.batch, "tokens": distillation.teacher_tokens,
+            "seconds": round(seconds, 1),
+        }  # fmt: skip
+        drop_checkpoint(folder)
+        return row, student
+
+
+class Table:
+    """The rows on disk; those of a broken-off sweep are taken up again."""
+
+    def __init__(self, options: Options) -> None:
+        self.path = options.out
+        settings = json.loads(json.dumps(asdict(options), default=str))
+        self.content: dict[str, Any] = {"settings": settings, "ends": {}, "search": [], "rows": []}
+        if self.path.is_file():
+            found = json.loads(self.path.read_text())
+            before = found["settings"]
+            changed = [name for name in settings if name not in NOT_COMPARED and before.get(name) != settings[name]]
+            if changed:
+                told = ", ".join(f"{name} {before.get(name)!r} there, {settings[name]!r} now" for name in changed)
+                raise ValueError(
+                    f"Expected the settings of the rows in {self.path}; {told}. Give the same settings, or another "
+                    "--out and --work."
+                )
+            self.content = {**found, "settings": settings}
+
+    def find(self, kind: str, **wanted: Any) -> Row | None:
+        """The row with these values, if it is there."""
+        rows: list[Row] = self.content[kind]
+        return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)
+
+    def add(self, kind: str, row: Row) -> Row:
+        """Keep a row, on disk at once."""
+        self.content[kind].append(row)
+        self.write()
+        return row
+
+    def write(self) -> None:
+        """Replace the file; a kill at any moment leaves the old or the new one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.content, indent=1) + "\n")
+        temporary.replace(self.path)
+
+
+def print_table(content: dict[str, Any]) -> None:
+    """Means over seeds, with the standard deviation of the quality."""
+    print(
+        f"{'loss':13}{'rate':>8}{'own':>6}{'quality':>9}{'sd':>7}{'nats':>8}{'KL':>8}{'updates':>9}{'tokens':>10}{'s':>7}"
+    )
+    for name, row in content["ends"].items():
+        print(f"{name:27}{row['quality']:9.4f}{'':7}{row['nats']:8.4f}{row['kl']:8.4f}")
+    for loss in dict.fromkeys(row["loss"] for row in content["rows"]):
+        rows = [row for row in content["rows"] if row["loss"] == loss]
+        mean = {n: float(np.mean([r[n] for r in rows])) for n in ("quality", "nats", "kl", "tokens", "seconds")}
+        spread = float(np.std([row["quality"] for row in rows], ddof=1)) if len(rows) > 1 else float("nan")
+        print(
+            f"{loss:13}{rows[0]['learning_rate']:8g}{rows[0]['on_policy_share']:6.2f}{mean['quality']:9.4f}{spread:7.4f}"
+            f"{mean['nats']:8.4f}{mean['kl']:8.4f}{rows[0]['updates']:9}{mean['tokens']:10.0f}{mean['seconds']:7.0f}"
+        )
+
+
+def main(options: Options) -> None:
+    """Search a learning rate for each loss, train all, write the rows and print the table."""
+    torch.set_num_threads(options.threads)
+    table, bench = Table(options), Bench(options)
+    ends = table.content["ends"]
+    for name, model in (("start", bench.start), ("teacher", bench.pair.teacher)):
+        if name not in ends:
+            ends[name] = bench.judge(model, bench.test)
+            table.write()
+    search_seed, rates = max(options.seeds, default=0) + 1, options.rates
+    trials = options.search_updates * len(rates) if len(rates) > 1 else 0
+    with tqdm(total=len(options.losses) * (trials + options.updates * len(options.seeds)), unit="update") as bar:
+
+        def row_of(kind: str, task: Task, config: DistillationConfig) -> Row:
+            wanted = {"loss": str(config.loss), "seed": config.seed, "learning_rate": config.learning_rate}
+            if (row := table.find(kind, **wanted)) is not None:
+                bar.update(config.updates)
+                return row
+            row, student = bench.distil(config, task, SAMPLED if kind == "rows" else 0, bar)
+            if kind == "rows":
+                folder = options.work / f"{config.loss}-{config.seed}"
+                student.save_pretrained(folder)
+                bench.pair.tokenizer.save_pretrained(folder)
+            return table.add(kind, row)
+
+        def config_of(loss: Loss, updates: int, rate: float, seed: int) -> DistillationConfig:
+            changed = {"loss": loss, "updates": updates, "learning_rate": rate, "seed": seed}
+            return DistillationConfig(**{**vars(options.config), **changed})
+
+        chosen = {}
+        for loss in options.losses:
+            tried = [
+                row_of("search", bench.dev, config_of(loss, options.search_updates, rate, search_seed))
+                for rate in (rates if len(rates) > 1 else ())
+            ]
+            chosen[loss] = max(tried, key=lambda row: row["quality"])["learning_rate"] if tried else rates[0]
+        for seed in options.seeds:
+            for loss in options.losses:
+                row_of("rows", bench.test, config_of(loss, options.updates, chosen[loss], seed))
+    print_table(table.content)
+    print(f"rows written to {options.out}")
+
+
+if __name__ == "__main__":
+    run(main, Options, __doc__)

@@ -1,0 +1,179 @@
+"""The pairs of translation and summarisation, from the prepared data to models with cards; a stopped run continues."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+
+from agents.supervised import SupervisedConfig
+from scripts.debian_data import LEAD, METRICS
+from scripts.text_card import Judged, complaints, judged, read_meta, ship, write_card
+from scripts.text_pair import MAIN, ModelRecipe, encode, evaluate, tokenizer_of, train, written_by
+from tw_env.decoding.loading import resolve_device
+from tw_env.tasks import summarize, translate
+from tw_env.tasks.metrics import corpus
+from tw_env.tasks.prepared import SUMMARIZE, debian_folder
+from tw_env.tasks.pronounce import DATA as PRONOUNCE
+from tw_env.tasks.text import TextPairs
+
+WATCHED = 300  # prompts of dev that a checkpoint is judged by
+
+
+@dataclass
+class TextPair(ABC):
+    """Tokenizer, teacher and a student distilled from its outputs; shipped only if they are worth playing with."""
+
+    task: ClassVar[str]
+    work_dir: Path | None = None
+    """Where tokenizer, checkpoints, the teacher's outputs and the models live; None takes runs/prepare-TASK."""
+    out: Path = PRONOUNCE.parent
+    """Where a pair that is fit to be shipped is copied, into TASK/student and TASK/teacher."""
+    parts: tuple[Literal["teacher", "student", "cards"], ...] = ("teacher", "student", "cards")
+    """What to make, each from those before it; cards judges both models and ships them."""
+    vocabulary: int = 6144
+    """Tokens of the tokenizer."""
+    teacher_steps: int = 3000
+    """Updates of the teacher."""
+    teacher_decay: int = 1500
+    """Last updates of the teacher, over which the learning rate falls to zero."""
+    student_steps: int = 4000
+    """Updates of the student."""
+    student_decay: int = 2000
+    """Last updates of the student, over which the learning rate falls to zero."""
+    batch_size: int = 128
+    """Prompts per update."""
+    checkpoint_every: int = 100
+    """Updates between two checkpoints of the teacher; the student has twice as many."""
+    limit: int | None = None
+    """Only the first so many prompts of each part, to try the recipe; None takes all."""
+    seed: int = 0
+    """Seed of the first weights and of the order of the prompts."""
+    workers: int = 1
+    """Threads that share an update; the weights don't depend on their number."""
+    device: str = "auto"
+    """auto, cpu or cuda: where the models are trained."""
+
+    @abstractmethod
+    def data(self, split: str) -> TextPairs:
+        """A part of the prepared data."""
+
+    @property
+    @abstractmethod
+    def prepared(self) -> str:
+        """The name that the data were prepared under."""
+
+    @property
+    def work(self) -> Path:
+        """Where everything lives before it is shipped."""
+        return Path(f"runs/prepare-{self.task}") if self.work_dir is None else self.work_dir
+
+    def recipes(self) -> dict[str, ModelRecipe]:
+        """Eight million parameters and 1.4 million, most of these embeddings."""
+        shared: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
+        teacher = SupervisedConfig(
+            self.teacher_steps, self.teacher_decay, learning_rate=4e-3, ema_decay=0.99,
+            checkpoint_every=self.checkpoint_every, **shared,
+        )  # fmt: skip
+        student = SupervisedConfig(
+            self.student_steps, self.student_decay, learning_rate=8e-3, ema_decay=0.995, weight_decay=0.0,
+            checkpoint_every=2 * self.checkpoint_every, **shared,
+        )  # fmt: skip
+        return {
+            "teacher": ModelRecipe("teacher", 256, 4, 4, heads=4, intermediate=512, training=teacher),
+            "student": ModelRecipe("student", 128, 2, 1, heads=4, intermediate=256, training=student),
+        }
+
+    def run(self) -> None:
+        """Make the wanted parts, in an order that lets each use the one before."""
+        torch.set_num_threads(1)  # the trainer's workers share the processor instead
+        device = resolve_device(self.device)
+        pair, dev = self.data("pair"), self.data("dev")
+        tokenizer = tokenizer_of(pair, self.vocabulary, self.work / "tokenizer")
+        prompts, references = encode(tokenizer, pair)
+        watched = self.data("dev")
+        watched.prompts, watched.references = dev.prompts[:WATCHED], dev.references[:WATCHED]
+
+        def judge(model: PreTrainedModel) -> str:
+            scores, nats = evaluate(model, tokenizer, watched, [MAIN[self.task]])
+            return f"dev {MAIN[self.task]} {100 * scores[MAIN[self.task]].score:.2f}, nats {nats:.3f}"
+
+        weights = self.work / "teacher" / "model"
+        for role, recipe in self.recipes().items():
+            if role not in self.parts:
+                continue
+            targets = references
+            if role == "student":
+                teacher = AutoModelForSeq2SeqLM.from_pretrained(weights, dtype="float32").eval().to(device)
+                path = weights / "model.safetensors"
+                targets = written_by(teacher, path, prompts, pair.max_new_tokens, self.work / role)
+            train(recipe, tokenizer, (prompts, targets), judge, self.work / role, self.workers, device)
+        if "cards" in self.parts:
+            self.finish()
+
+    def finish(self) -> None:
+        """Judge both models on dev and test, write their cards, and ship them if they are fit for it."""
+        meta = read_meta(debian_folder(self.prepared))
+        parts = {split: self.data(split) for split in ("dev", "test")}
+        trivial = {split: self.trivial(task) for split, task in parts.items()}
+        models: dict[str, Judged] = {}
+        for role, recipe in self.recipes().items():
+            folder = self.work / role / "model"
+            models[role] = judged(folder, parts, self.task)
+            write_card(folder, recipe, models[role], trivial, meta, self.command(role))
+            for split, scores in models[role].scores.items():
+                print(f"{role}, {split}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
+        found = complaints(self.task, models["teacher"], models["student"], trivial)
+        if found:
+            print(f"not shipped, the pair stays in {self.work}: " + "; ".join(found))
+            return
+        ship(self.work, self.out / self.task)
+        print(f"shipped to {self.out / self.task}")
+
+    def trivial(self, task: TextPairs) -> dict[str, float]:
+        """Scores of what needs no model: the source as its translation, its first words as the summary."""
+        lead = LEAD if self.task == SUMMARIZE else None
+        texts = [" ".join(prompt.split()[:lead]) if lead else prompt for prompt in task.prompts]
+        return {metric: corpus(metric, texts, task.references).score for metric in METRICS[self.task]}
+
+    def command(self, role: str) -> str:
+        """What makes a model again."""
+        training = self.recipes()[role].training
+        wanted = f"--{role}-steps {training.steps} --{role}-decay {training.decay_steps}"
+        return f"python -m scripts.prepare {self.task} {wanted} --batch-size {self.batch_size}"
+
+
+@dataclass
+class Translate(TextPair):
+    """The pair of the translation task, from the data that `debian --pair` prepared."""
+
+    task: ClassVar[str] = "translate"
+    pair: str = translate.PAIR
+    """From and to, as the data are named."""
+
+    def data(self, split: str) -> TextPairs:
+        """Texts and their translations."""
+        return translate.Translate(self.pair, split, limit=self.limit)
+
+    @property
+    def prepared(self) -> str:
+        """The languages."""
+        return self.pair
+
+
+@dataclass
+class Summarize(TextPair):
+    """The pair of the summarisation task, from the data that `debian --task summarize` prepared."""
+
+    task: ClassVar[str] = SUMMARIZE
+
+    def data(self, split: str) -> TextPairs:
+        """Paragraphs and their headlines."""
+        return summarize.Summarize(split=split, limit=self.limit)
+
+    @property
+    def prepared(self) -> str:
+        """There is one set of them."""
+        return SUMMARIZE
