@@ -20,13 +20,17 @@ from agents.baselines.ppo_fixed_price import PPOFixedPrice, PPOFixedPriceConfig
 from agents.baselines.ppo_lagrangian import PPOLagrangian, PPOLagrangianConfig
 from agents.baselines.router import Router, RouterConfig
 from agents.baselines.router_policy import Target
+from agents.pcl.logged import log_behaviour
+from agents.pcl.offline import OfflineConfig, cut_offline, learn_offline
 from agents.pcl.recipe import Recipe, train_pcl
 from agents.rollout import Predicts
 from tw_env.policies import speculative, student_alone, teacher_alone
 
 ASKING, VERIFYING = "SELF/ASK", "SELF/ASK/VERIFY"
 GAMES = (ASKING, VERIFYING)
-BIG_LITTLE = "probability:0.1"  # a rollback threshold of 2.3 nats, in the range that Kim et al. (2023) use
+# Rollback thresholds of Big-Little decoding, on -log p_T of the student's token: 1, 2.3 and 4 nats.
+STRICT, MEDIUM, LOOSE = "probability:0.368", "probability:0.1", "probability:0.0183"
+CONFIDENCE = 0.4  # p_max below which a draft stops; assisted generation in transformers begins with it, too
 
 
 class Kind(StrEnum):
@@ -60,6 +64,10 @@ class Effort:
 
     recipe: Recipe = field(default_factory=Recipe)
     """Of constrained PCL."""
+    offline: OfflineConfig = field(default_factory=OfflineConfig)
+    """Of constrained PCL from logged play; its `pcl` is that of `recipe`, its limits are those of `calibration`."""
+    logged: int = 80_000
+    """Episodes that are logged for it."""
     ppo: PPOLagrangianConfig = field(default_factory=PPOLagrangianConfig)
     """Of PPO-Lagrangian."""
     fixed_price: PPOFixedPriceConfig = field(default_factory=PPOFixedPriceConfig)
@@ -116,8 +124,10 @@ def _teacher(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Pre
     return teacher_alone(arena.test.layout, arena.test.game.spec.actions)
 
 
-def _speculative(draft: int | None, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
-    return speculative(arena.test.layout, arena.test.game.spec.actions, draft)
+def _speculative(
+    draft: int | None, confidence: float | None, arena: Arena, seed: int, effort: Effort, progress: Progress
+) -> Predicts:
+    return speculative(arena.test.layout, arena.test.game.spec.actions, draft, confidence)
 
 
 def _threshold(score: str, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
@@ -136,6 +146,17 @@ def _pcl(
     recipe = replace(effort.recipe, pcl=replace(effort.recipe.pcl, seed=seed, whole_text=whole_text, at_end=at_end))
     rounds = max(recipe.pcl.iterations, 1)
     return train_pcl(arena.train, recipe, log=lambda done, numbers: progress(0.8 * (done + 1) / rounds, numbers))
+
+
+def _pcl_offline(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
+    """Only the log is made by play; learning and cuts see nothing else."""
+    pcl = replace(effort.recipe.pcl, seed=seed)
+    config = replace(effort.offline, pcl=pcl, limits=effort.calibration.limits)
+    play, rounds = log_behaviour(arena.train, effort.logged, seed + 17), max(pcl.iterations, 1)
+    progress(0.3)
+    agent = learn_offline(play, config, lambda done, numbers: progress(0.3 + 0.6 * (done + 1) / rounds, numbers))
+    cut_offline(agent, play, config)
+    return agent
 
 
 def _from_sb3(kind: Any, settings: str, arena: Arena, seed: int, effort: Effort, progress: Progress) -> Predicts:
@@ -183,9 +204,15 @@ FIELD: tuple[Entry, ...] = (
     Entry("margin", Kind.HEURISTIC, partial(_threshold, "margin"), weight=_CALIBRATED),
     Entry("chain-surprise", Kind.HEURISTIC, partial(_threshold, "chain_surprise"), weight=_CALIBRATED),
     Entry("surprise-at-end", Kind.HEURISTIC, partial(_threshold, "surprise_at_end"), (VERIFYING,), weight=_CALIBRATED),
-    Entry("big-little", Kind.HEURISTIC, partial(_threshold, "p_max"), (VERIFYING,), BIG_LITTLE, weight=_CALIBRATED),
-    Entry("speculative", Kind.FIXED, partial(_speculative, None), (VERIFYING,), rules=Rules.FREE),
-    Entry("speculative-4", Kind.FIXED, partial(_speculative, 4), (VERIFYING,), rules=Rules.FREE),
+    Entry("unsure-draft", Kind.HEURISTIC, partial(_threshold, "unsure_draft"), (VERIFYING,), weight=_CALIBRATED),
+    Entry("big-little", Kind.HEURISTIC, partial(_threshold, "p_max"), (VERIFYING,), MEDIUM, weight=_CALIBRATED),
+    Entry("big-little-strict", Kind.HEURISTIC, partial(_threshold, "p_max"), (VERIFYING,), STRICT, weight=_CALIBRATED),
+    Entry("big-little-loose", Kind.HEURISTIC, partial(_threshold, "p_max"), (VERIFYING,), LOOSE, weight=_CALIBRATED),
+    Entry("speculative", Kind.FIXED, partial(_speculative, None, None), (VERIFYING,), rules=Rules.FREE),
+    Entry("speculative-2", Kind.FIXED, partial(_speculative, 2, None), (VERIFYING,), rules=Rules.FREE),
+    Entry("speculative-4", Kind.FIXED, partial(_speculative, 4, None), (VERIFYING,), rules=Rules.FREE),
+    Entry("speculative-8", Kind.FIXED, partial(_speculative, 8, None), (VERIFYING,), rules=Rules.FREE),
+    Entry("speculative-sure", Kind.FIXED, partial(_speculative, None, CONFIDENCE), (VERIFYING,), rules=Rules.FREE),
     Entry("oracle", Kind.ORACLE, _oracle, rules=Rules.FREE),
     Entry("optimum", Kind.ORACLE, _optimum, weight=_SEARCHED),
     Entry(
@@ -206,6 +233,7 @@ FIELD: tuple[Entry, ...] = (
     Entry("pcl", Kind.LEARNED, partial(_pcl, False, None), seeded=True, weight=_LEARNED),
     Entry("pcl-whole-text", Kind.LEARNED, partial(_pcl, True, None), hidden=True, seeded=True, weight=_LEARNED),
     Entry("pcl-anywhere", Kind.LEARNED, partial(_pcl, False, False), (VERIFYING,), seeded=True, weight=_LEARNED),
+    Entry("pcl-offline", Kind.LEARNED, _pcl_offline, (VERIFYING,), seeded=True, weight=_CALIBRATED),
     Entry("actor-critic", Kind.LEARNED, _actor_critic, seeded=True, weight=_LEARNED),
     Entry("ppo-lagrangian", Kind.LEARNED, partial(_from_sb3, PPOLagrangian, "ppo"), seeded=True, weight=_SB3),
     Entry(

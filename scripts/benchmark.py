@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ class Options:
     outcomes: Path | None = None
     """Folder for what came of every prompt, which paired tests need, and for training logs; None: beside --out."""
     policies: Path | None = None
-    """Folder for the learned policies; None keeps none."""
+    """Folder for the learned and calibrated policies; None keeps none."""
     student: str | None = None
     """Folder or hub id of the student; None takes the pair that ships."""
     teacher: str | None = None
@@ -105,6 +106,7 @@ class Options:
         small = replace(pcl, episodes=128, batch=128, updates=2)
         return Effort(
             recipe=Recipe(pcl=small, demonstrations=1000, calibration=cuts),
+            logged=2000,
             ppo=PPOLagrangianConfig(steps=10_000),
             fixed_price=PPOFixedPriceConfig(steps=10_000),
             masked=PPOConfig(steps=10_000),
@@ -255,10 +257,17 @@ def arguments(words: Sequence[str]) -> list[str]:
     return [*found, *words]
 
 
-def main(options: Options) -> None:
-    """Run the sweep, or what is left of it."""
+def main(options: Options, said: str = "") -> None:
+    """Run the sweep, or what is left of it.
+
+    Args:
+        said: the command, which is kept beside the outcomes of the rows that it makes, for the report.
+    """
     sweep = Sweep(options)
-    work = sum(entry.weight + len(run.rules) for run, entry in sweep.runs())
+    left = sweep.runs()
+    if left and said:
+        outcomes.keep_command(options.setting.outcomes, said)
+    work = sum(entry.weight + len(run.rules) for run, entry in left)
     print(f"{len(sweep.rows)} rows found in {options.out}" if sweep.rows else f"rows go to {options.out}")
     shape = "{desc} {percentage:3.0f}% |{bar:20}| {elapsed} gone, {remaining} left"
     with tqdm(total=work + FIRST, bar_format=shape, smoothing=0) as bar:
@@ -271,12 +280,13 @@ def main(options: Options) -> None:
 
 def command(words: Sequence[str]) -> None:
     """The whole command; a user's mistake ends it with status 2."""
+    said = shlex.join(["python", "-m", "scripts.benchmark", *words])
     try:
         words = arguments(words)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(MISTAKE) from None
-    run(main, Options, __doc__, words)
+    run(lambda options: main(options, said), Options, __doc__, words)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What came of every prompt, kept beside the rows: a small compressed file for each row, for paired tests."""
+"""What came of every prompt, kept beside the rows: a small compressed file for each row, for paired tests.
+
+Beside them stand the commands that made the rows.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from agents.evaluation import Ends
 from agents.rollout import Outcomes
 from scripts.rows import Row
 
-ENDS = "ends.npz"
+ENDS, COMMANDS = "ends.npz", "commands.txt"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,20 @@ def recall_ends(folder: Path) -> Ends | None:
     """
     found = _read(folder / ENDS)
     return None if found is None else Ends(found["student"].astype(float), found["teacher"].astype(float))
+
+
+def keep_command(folder: Path, command: str) -> None:
+    """Write down a command that made rows, once."""
+    known = recall_commands(folder)
+    if command not in known:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / COMMANDS).write_text("".join(f"{line}\n" for line in [*known, command]))
+
+
+def recall_commands(folder: Path) -> list[str]:
+    """The commands that made the rows, in the order in which they were first given; none where none were kept."""
+    path = folder / COMMANDS
+    return path.read_text().splitlines() if path.is_file() else []
 
 
 def _small(quality: NDArray[np.float64]) -> NDArray[Any]:

@@ -36,7 +36,8 @@ _FIXED = {  # the same in every picture: colour, marker
     "speculative": ("#D55E00", "*"),
 }
 _MARKERS = "vP<>hXpd"
-_DASHES = ("-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)))  # of all others: solid lines are ours and those above
+# of all others: solid lines are ours and those above
+_DASHES = ("-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)))
 CROWD = 8  # lines in a panel beyond which only learned agents have bands
 _THEMES = {
     False: {"axes.facecolor": "white", "figure.facecolor": "white", "text.color": "#1c1c1c"},

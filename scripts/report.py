@@ -7,8 +7,9 @@ python -m scripts.report --rows results/pronounce.json --out results/page --runs
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from agents.evaluation import play, play_ends
 from scripts import evaluate, pictures
 from scripts.command import run
 from scripts.examples import Example, Group, choose_groups, collect, columns_of, one_row
+from scripts.outcomes import recall_commands
 from scripts.page import Page
 from scripts.rows import Row, read_rows
 from scripts.summary import Game, pooled, summarise
@@ -116,6 +118,16 @@ def summary_text(games: Sequence[Game]) -> str:
     return json.dumps([game.record() for game in games], indent=1) + "\n"
 
 
+def made_by(options: Options, outcomes: Path) -> str:
+    """The commands that make rows and page, a line each; those of the rows where `scripts.benchmark` kept them."""
+    words: list[str] = []
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if value != one.default:
+            words += [f"--{one.name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return "\n".join([*recall_commands(outcomes), shlex.join(["python", "-m", "scripts.report", *words])])
+
+
 def main(options: Options) -> None:
     """Draw and write everything."""
     outcomes = options.outcomes or options.rows.with_suffix(".outcomes")
@@ -134,7 +146,7 @@ def main(options: Options) -> None:
         introduction=introduction(rows),
         examples=token_by_token(options),
         curves=curves,
-        made_by=f"python -m scripts.report --rows {options.rows} --out {options.out}",
+        made_by=made_by(options, outcomes),
         raw=rows,
     )
     (options.out / "page.html").write_text(page.html(), encoding="utf-8")

@@ -131,13 +131,13 @@ class Bench:
             "training_seconds": round(time.process_time() - seconds, 2),
         }
         tell(News(run, 1.0))
-        if self.setting.policies is not None and hasattr(policy, "save"):
+        found = entry.kind in (Kind.HEURISTIC, Kind.LEARNED)  # by learning or calibration, without seeing the teacher
+        if self.setting.policies is not None and found and hasattr(policy, "save"):
             policy.save(self.setting.policies / run.name)
         prompts = np.arange(len(arena.test.task.prompts))
         for rule in run.rules:
             played = play(arena.test, policy, prompts, rule, run.seed)
-            scored = entry.kind in (Kind.HEURISTIC, Kind.LEARNED)
-            auc = asking_auc(arena.test, policy, prompts[:SCORED], rule, run.seed) if scored else None
+            auc = asking_auc(arena.test, policy, prompts[:SCORED], rule, run.seed) if found else None
             row = make_row(
                 arena.test, played, ends, rule, agent=entry.name, kind=str(entry.kind), seed=run.seed,
                 asking_auc=auc, **made,

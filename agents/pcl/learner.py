@@ -43,15 +43,41 @@ class Part:
     cost_targets: Tensor | None = None
 
 
+class Values:
+    """V_R and V_C of states, and V_R's lagged average; the process's generator draws their first weights.
+
+    Args:
+        inputs: size of an observation. config: of the learner.
+    """
+
+    def __init__(self, inputs: int, config: PCLConfig) -> None:
+        self.reward = ObservationNetwork(inputs, 1, config.width)
+        self.cost = ObservationNetwork(inputs, 1, config.width)
+        self.lagged = copy.deepcopy(self.reward)
+        self.networks = (self.reward, self.cost, self.lagged)
+        self.adam = torch.optim.Adam([*self.reward.parameters(), *self.cost.parameters()], config.value_lr)
+
+    def state(self) -> dict[str, Any]:
+        """Weights and step sizes."""
+        return {"networks": [network.state_dict() for network in self.networks], "adam": self.adam.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to what `state` told."""
+        for network, weights in zip(self.networks, state["networks"], strict=True):
+            network.load_state_dict(weights)
+        self.adam.load_state_dict(state["adam"])
+
+
 class Learner:
-    """Gate, V = V_R - lambda V_C, and the multiplier.
+    """Gate, V = V_R - lambda V_C where it is needed, and the multiplier.
 
     Args:
         config: settled, see `PCLConfig.settled`.
         layout: of the observations. actions: of the policy, one output of the gate each.
+        valued: whether there are networks for V; None: unless siblings tell it (see `losses.sibling_residuals`).
     """
 
-    def __init__(self, config: PCLConfig, layout: Layout, actions: tuple[Any, ...]) -> None:
+    def __init__(self, config: PCLConfig, layout: Layout, actions: tuple[Any, ...], valued: bool | None = None) -> None:
         self.config, self.layout = config, layout
         torch_seed = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
@@ -62,8 +88,8 @@ class Learner:
                 self.gate = EpisodeNetwork(layout.size, outputs, config.width, config.dropout).eval()
             else:
                 self.gate = ObservationNetwork(layout.size, outputs, config.width)
-            self.value_r = ObservationNetwork(layout.size, 1, config.width)
-            self.value_c = ObservationNetwork(layout.size, 1, config.width)
+            needed = not config.siblings if valued is None else valued
+            self._values = Values(layout.size, config) if needed else None
         with torch.no_grad():  # start at P(any call) = initial_rate, every kind of call alike
             odds = np.log(config.initial_rate / (1 - config.initial_rate) / (len(actions) - 1))
             self.gate.head.weight *= config.alpha
@@ -72,10 +98,8 @@ class Learner:
             if config.siblings:  # a call spends about one call
                 self.gate.head.bias[len(actions) :] = 1.0
                 self.gate.head.bias[len(actions)] = 0.0
-        self.lagged, self.averaged = copy.deepcopy(self.value_r), copy.deepcopy(self.gate)
-        self.networks = (self.gate, self.value_r, self.value_c, self.lagged, self.averaged)
+        self.averaged = copy.deepcopy(self.gate)
         self.gate_adam = torch.optim.Adam(self.gate.parameters(), config.gate_lr)
-        self.value_adam = torch.optim.Adam([*self.value_r.parameters(), *self.value_c.parameters()], config.value_lr)
         self.multiplier = Multiplier(
             np.array(config.limits if "limit" in layout else (ONLY_LIMIT,)),
             step=config.multiplier_step,
@@ -88,9 +112,20 @@ class Learner:
         self._tell_prices()
         self.policy.seed(config.seed)
 
+    @property
+    def values(self) -> Values:
+        """The networks for V.
+
+        Raises:
+            RuntimeError: there are none, for siblings tell V.
+        """
+        if self._values is None:
+            raise RuntimeError("Expected a learner with networks for V, got one without: make it with valued=True.")
+        return self._values
+
     def standardise(self, observations: NDArray[np.float32]) -> None:
         """Scale what the networks see by observations (n, size)."""
-        for network in self.networks:
+        for network in (self.gate, self.averaged, *(self._values.networks if self._values else ())):
             network.standardise.fit(torch.from_numpy(observations))
 
     def begin(self, iteration: int) -> float:
@@ -98,8 +133,10 @@ class Learner:
         config, alpha = self.config, self.config.alpha_at(iteration)
         self.policy.temperature = alpha
         self._tell_prices()
-        for adam, rate in ((self.gate_adam, config.gate_lr), (self.value_adam, config.value_lr)):
-            adam.param_groups[0]["lr"] = rate * (1 - 0.9 * iteration / max(config.iterations, 1))
+        left = 1 - 0.9 * iteration / max(config.iterations, 1)
+        self.gate_adam.param_groups[0]["lr"] = config.gate_lr * left
+        if self._values is not None:
+            self._values.adam.param_groups[0]["lr"] = config.value_lr * left
         return alpha
 
     def _tell_prices(self) -> None:
@@ -152,8 +189,8 @@ class Learner:
             numbers[name] = numbers.get(name, 0.0) + float(loss.detach())
             if part.current or part.cost_targets is not None:
                 numbers["V_C"], numbers["abs_residual"] = float(cost_loss.detach()), size
-        self._step(total, before, self.gate_adam, self.value_adam)
-        follow(self.lagged, self.value_r, config.lag)
+        self._step(total, before, self.gate_adam, self.values.adam)
+        follow(self.values.lagged, self.values.reward, config.lag)
         return numbers
 
     def update_siblings(self, siblings: Siblings, alpha: float, before: int) -> dict[str, float]:
@@ -182,12 +219,12 @@ class Learner:
 
     def loss(self, part: Part, alpha: float) -> tuple[Tensor, Tensor, float]:
         """Path-consistency loss, V_C's loss and the mean size of the residual."""
-        episodes = part.episodes
+        episodes, networks = part.episodes, self.values
         observations = torch.from_numpy(episodes.observations)
         starts, of_step = torch.from_numpy(episodes.starts), torch.from_numpy(episodes.of_step)
         gains, price = self._gains(episodes, alpha)
         excess = torch.from_numpy(episodes.costs - episodes.allowances).float()
-        value_r, value_c = self.value_r(observations)[:, 0], self.value_c(observations)[:, 0]
+        value_r, value_c = networks.reward(observations)[:, 0], networks.cost(observations)[:, 0]
         last_r, last_c = self._last_values(episodes)
         values, last = value_r - price * value_c.detach(), last_r - price[starts[:-1]] * last_c
         behind = values
@@ -195,7 +232,7 @@ class Learner:
         if self.config.stochastic and not part.current:
             # A longer off-policy segment would hold later draws of the environment against the gate.
             lengths = [1]
-            behind = self.lagged(observations)[:, 0].detach() - price * value_c.detach()
+            behind = networks.lagged(observations)[:, 0].detach() - price * value_c.detach()
         loss, size = torch.zeros(()), 0.0
         for length in lengths:
             residual = losses.residuals(gains, values, last, starts, of_step, length, behind)
@@ -238,25 +275,27 @@ class Learner:
         if not (self.config.bootstrap and episodes.cut.any()):
             return torch.zeros(len(episodes)), torch.zeros(len(episodes))
         last, cut = torch.from_numpy(episodes.last), torch.from_numpy(episodes.cut)
-        return self.lagged(last)[:, 0] * cut, self.value_c(last)[:, 0] * cut
+        return self.values.lagged(last)[:, 0] * cut, self.values.cost(last)[:, 0] * cut
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """All that learning has changed."""
         return {
-            "networks": [network.state_dict() for network in self.networks],
-            "adam": [self.gate_adam.state_dict(), self.value_adam.state_dict()],
+            "gate": [self.gate.state_dict(), self.averaged.state_dict()],
+            "adam": self.gate_adam.state_dict(),
+            "values": None if self._values is None else self._values.state(),
             "multiplier": self.multiplier.state(),
             "play": self.policy.generator.bit_generator.state,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `state` told."""
-        for network, weights in zip(self.networks, state["networks"], strict=True):
+        for network, weights in zip((self.gate, self.averaged), state["gate"], strict=True):
             network.load_state_dict(weights)
-        for adam, numbers in zip((self.gate_adam, self.value_adam), state["adam"], strict=True):
-            adam.load_state_dict(numbers)
+        self.gate_adam.load_state_dict(state["adam"])
+        if self._values is not None:
+            self._values.restore(state["values"])
         self.multiplier.restore(state["multiplier"])
         self.policy.generator.bit_generator.state = state["play"]
 

@@ -11,11 +11,10 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from agents.pcl.agent import describe
-from agents.pcl.recipe import demonstrate
 from agents.rollout import Collector, Episodes
-from tw_env.actions import parse_actions
+from tw_env.actions import Action, parse_actions
 from tw_env.observations import Layout
-from tw_env.policies import random_calls
+from tw_env.policies import ScoreThreshold, random_calls
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
 EPISODES, DESCRIPTION = "episodes.npz", "play.json"
@@ -64,20 +63,39 @@ def logged(env: VectorEnv, episodes: Episodes) -> LoggedPlay:
     return LoggedPlay(episodes, layout, actions, sampling)
 
 
-def log_behaviour(env: AssistedDecodingVectorEnv, episodes: int, seed: int) -> LoggedPlay:
-    """Play and log what needs no learning: a half by heuristics with cuts drawn anew, a half by random calls.
+def log_behaviour(env: AssistedDecodingVectorEnv, episodes: int, seed: int, each: int = 8) -> LoggedPlay:
+    """Play and log what needs no learning: each prompt several times, every time by another policy.
 
-    The rates of the random half, log-uniform between 2% and 60%, are drawn anew, too. Random calls show every action in
-    every state that the student reaches, without which nobody can tell offline what the other action would have done.
+    A quarter of the policies are heuristics with cuts drawn anew, the others call at random, at rates from low to high:
+    they show every action in every state that the student reaches, without which nobody can tell offline what the other
+    action would have done. In games with VERIFY all of them call only where the text would end, as the gate of
+    constrained PCL does there.
+
+    Args:
+        episodes: how many, at least; of the first `episodes / each` prompts in a random order.
+        each: episodes of a prompt.
     """
-    shown = demonstrate(env, episodes // 2, seed)
-    generator = np.random.default_rng(seed + 1)
-    parts, turns = [] if shown is None else [shown], 12
-    collector = Collector(env, seed + 2)
-    rest = episodes - sum(len(part) for part in parts)
-    for turn in range(turns):
-        policy = random_calls(env.layout, env.game.spec.actions, float(np.exp(generator.uniform(*np.log([0.02, 0.6])))))
+    generator = np.random.default_rng(seed)
+    available = len(env.task.prompts)
+    prompts = generator.permutation(available)[: max(min(-(-episodes // each), available), 1)]
+    collector, parts = Collector(env, seed), []
+    for turn in range(-(-episodes // len(prompts))):
+        policy = _behaviour(env, generator, turn, each)
         policy.seed(seed + turn)
-        parts.append(collector.collect(policy, max(rest // turns, 1)))
+        collector.restart(seed + turn, options={"prompts": prompts})
+        parts.append(collector.collect_first(policy, len(prompts)))
     joined = Episodes.join(parts)
-    return logged(env, joined.take(generator.permutation(len(joined))[:episodes]))
+    return logged(env, joined.take(np.arange(episodes)))
+
+
+def _behaviour(env: AssistedDecodingVectorEnv, generator: np.random.Generator, turn: int, each: int) -> ScoreThreshold:
+    """The policy of a turn; see `log_behaviour`."""
+    actions, verifies = env.game.spec.actions, Action.VERIFY in env.game.spec.actions
+    if turn % 4 == 0:
+        score, cut = "surprise_at_end" if verifies else "chain_surprise", float(generator.uniform(0.0, 2.0))
+        return ScoreThreshold(env.layout, actions, score, cut, actions[-1])
+    place = (turn % each + generator.random()) / each  # from 0 to 1
+    if not verifies:
+        return random_calls(env.layout, actions, 0.02 * 30.0**place)
+    call = Action.ASK if Action.ASK in actions and turn % 4 == 3 else Action.VERIFY
+    return ScoreThreshold(env.layout, actions, "random_at_end", -0.1 - 0.9 * place, call)

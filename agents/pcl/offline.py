@@ -1,36 +1,40 @@
 """Constrained PCL from logged play alone: no environment, no model.
 
-What play would tell is estimated. Path-consistency residuals hold on anybody's paths (whole ones in a deterministic
-game, single steps otherwise), so gate and V_R learn as they do from replay. What the gate spends, which moves the
-multiplier, comes from fitted Q evaluation of spent - allowed (Le et al. 2019, arXiv 1903.08738, algorithm 3):
+Path-consistency residuals hold on anybody's paths (whole ones in a deterministic game, single steps otherwise), so the
+gate learns as it does from replay. What play would tell beyond that, how much the gate spends, moves the multiplier:
 
-    Q_C(s_t, a_t) <- c_t - allowance_t + sum_a P(a | s_{t+1}) Q_C(s_{t+1}, a),     V_C(s) = sum_a P(a | s) Q_C(s, a)
+- In a greedy game of this project with several logged paths of a prompt, it is read off them
+  (`agents.pcl.counterfactual`), as are the cuts of deterministic play. V is the mean of a prompt's paths.
+- Elsewhere it is estimated by fitted Q evaluation of spent - allowed (Le et al. 2019, arXiv 1903.08738, algorithm 3):
 
-with P the gate as it is now; nothing is weighted by ratios of policies. The deterministic cut is found in the same way,
-with a critic for every cut at once. Both trust the critic where the log shows little: an action that no behaviour
-policy took in a kind of state is a guess there, and play never corrects it.
+      Q_C(s_t, a_t) <- c_t - allowance_t + sum_a P(a | s_{t+1}) Q_C(s_{t+1}, a),   V_C(s) = sum_a P(a | s) Q_C(s, a)
+
+  with P the gate as it is now; nothing is weighted by ratios of policies. It trusts the critic where the log shows
+  little: an action that no behaviour policy took in a kind of state is a guess there, and play never corrects it.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
+from agents.baselines.calibration import CalibrationConfig
 from agents.pcl.agent import PCL, Log
 from agents.pcl.config import PCLConfig
+from agents.pcl.counterfactual import LoggedPaths
 from agents.pcl.learner import Learner, Part, follow
 from agents.pcl.logged import LoggedPlay
-from agents.pcl.multiplier import Multiplier
+from agents.pcl.paths import relabel
 from agents.rollout import Episodes
+from tw_env.actions import Action
 from tw_env.policies import Gate, ObservationNetwork
 from tw_env.policies.cuts import CutTable
-from tw_env.rules import Quantity
 
 FloatArray = NDArray[np.float64]
 
@@ -43,13 +47,11 @@ class OfflineConfig:
     """Rounds, updates, networks, multiplier and entropy weight; of its `episodes`, starting states are drawn a round to
     estimate the violation."""
     warm_up: int = 500
-    """Gradient steps of the cost critic on the untrained gate before anything else moves."""
+    """Without siblings: gradient steps of the cost critic on the untrained gate before anything else moves."""
     critic_lr: float = 2e-3
-    """Adam's step size for the cost critics; that of the cut's critic falls to a tenth."""
-    cut_updates: int = 3000
-    """Gradient steps of the critic that finds the cuts."""
-    cuts: int = 101
-    """Cuts that are compared: quantiles of the gate's scores in the log."""
+    """Without siblings: Adam's step size for the cost critic."""
+    limits: tuple[float, ...] = CalibrationConfig.limits
+    """Limits on calls per token that get a cut."""
 
 
 class CostCritic:
@@ -99,19 +101,83 @@ class CostCritic:
 
 
 def learn_offline(play: LoggedPlay, config: OfflineConfig | None = None, log: Log | None = None) -> PCL:
-    """Train gate, values and multiplier on logged play.
+    """Train gate and multiplier on logged play.
 
     Args:
-        log: called with (round, numbers by name); `violation` is the critic's estimate.
+        log: called with (round, numbers by name); `violation` is what is estimated.
 
     Returns:
         An agent whose gate plays drawn actions; see `cut_offline` for deterministic ones.
+
+    Raises:
+        ValueError: a gate that reads whole texts, or siblings asked for where paths can't be told anew.
     """
     config = OfflineConfig() if config is None else config
-    agent, episodes = PCL(config.pcl), play.episodes
-    pcl = replace(config.pcl, siblings=0)
-    settings = pcl.settled(in_game="limit" in play.layout, sampling=play.sampling)
-    agent.learner = learner = Learner(settings, play.layout, play.actions)
+    if config.pcl.whole_text:
+        raise ValueError("Expected whole_text=False: offline, gates are judged at single states. Got True.")
+    settings = config.pcl.settled(
+        in_game="limit" in play.layout, sampling=play.sampling, verifies=Action.VERIFY in play.actions,
+        soft_fractions="prompt" in play.episodes.sums,
+    )  # fmt: skip
+    agent = PCL(config.pcl)
+    agent.learner = Learner(settings, play.layout, play.actions)
+    (_learn_from_siblings if settings.siblings else _learn_with_critic)(agent.learner, play, config, log)
+    agent.policy = agent.learner.finish()
+    return agent
+
+
+def cut_offline(agent: PCL, play: LoggedPlay, config: OfflineConfig | None = None) -> CutTable:
+    """Give the gate the lowest cuts whose spending on the logged prompts keeps each limit.
+
+    `agents.baselines.calibration.calibrate`, which plays, needs the models; this needs none.
+
+    Returns:
+        The table, which is also set as `agent.policy.cut`.
+
+    Raises:
+        ValueError: see `LoggedPaths`.
+    """
+    config = OfflineConfig() if config is None else config
+    gate = agent.learned()
+    assert isinstance(gate, Gate)
+    gate.cut = LoggedPaths(play, gate.at_end).cuts(gate, config.limits)
+    return gate.cut
+
+
+# ---- with siblings ---------------------------------------------------------------------------------------------
+
+
+def _learn_from_siblings(learner: Learner, play: LoggedPlay, config: OfflineConfig, log: Log | None) -> None:
+    settings, generator = learner.config, np.random.default_rng(learner.config.seed)
+    logged = LoggedPaths(play, bool(settings.at_end))
+    if not logged.store.varied:
+        raise ValueError("Expected at least one prompt with two distinct logged paths, found none: log more of each.")
+
+    def limits(count: int) -> FloatArray:
+        return np.exp(generator.uniform(np.log(0.5 * min(settings.limits)), np.log(max(settings.limits)), count))
+
+    paths, _ = logged.store.everything()
+    learner.standardise(relabel(paths, play.layout, limits(len(paths))).observations)
+    for iteration in range(settings.iterations):
+        alpha = learner.begin(iteration)
+        places, asked = generator.integers(len(logged.prompts), size=settings.episodes), limits(settings.episodes)
+        violation, covered = logged.expected(learner.policy, places, asked)
+        learner.multiplier.update(asked, violation)
+        losses = []
+        for more in range(settings.updates):
+            prompts = generator.choice(logged.prompts, size=settings.prompts)
+            siblings = logged.store.draw(generator, prompts, limits(settings.prompts), settings.siblings or 2)
+            if siblings is not None:
+                losses.append(learner.update_siblings(siblings, alpha, iteration * settings.updates + more))
+        if log is not None:
+            log(iteration, {"covered": float(covered.mean()), **_told(learner, alpha, violation, losses)})
+
+
+# ---- with a critic ---------------------------------------------------------------------------------------------
+
+
+def _learn_with_critic(learner: Learner, play: LoggedPlay, config: OfflineConfig, log: Log | None) -> None:
+    settings, episodes = learner.config, play.episodes
     learner.standardise(episodes.observations)
     critic = CostCritic(play.layout.size, len(play.actions), config, settings.seed + 1)
     critic.standardise(torch.from_numpy(episodes.observations))
@@ -136,13 +202,18 @@ def learn_offline(play: LoggedPlay, config: OfflineConfig | None = None, log: Lo
             found = learner.update([part], alpha, iteration * settings.updates + more)
             losses.append({**found, "Q_C": critic_loss})
         if log is not None:
-            log(iteration, {
-                "violation": float(violation.mean()), "alpha": alpha,
-                "lambda/mean": float(learner.multiplier.value.mean()), **learner.multiplier.numbers(),
-                **{f"loss/{name}": float(np.mean([loss[name] for loss in losses])) for name in losses[0]},
-            })  # fmt: skip
-    agent.policy = learner.finish()
-    return agent
+            log(iteration, _told(learner, alpha, violation, losses))
+
+
+def _told(
+    learner: Learner, alpha: float, violation: FloatArray, losses: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """Numbers of a round, for a log."""
+    return {
+        "violation": float(violation.mean()), "alpha": alpha,
+        "lambda/mean": float(learner.multiplier.value.mean()), **learner.multiplier.numbers(),
+        **{f"loss/{name}": float(np.mean([loss[name] for loss in losses])) for name in (losses[0] if losses else ())},
+    }  # fmt: skip
 
 
 def probabilities(gate: Gate, episodes: Episodes) -> Tensor:
@@ -160,79 +231,3 @@ def _violation(
     policy = torch.from_numpy(np.exp(learner.policy.log_probabilities(seen, masks))).float()
     spent = critic.values(torch.from_numpy(seen), policy).double().numpy()
     return learner.limits(seen), spent - episodes.before[chosen] - (learner.config.limit or 0.0)
-
-
-# ---- the cut ---------------------------------------------------------------------------------------------------
-
-
-def cut_offline(agent: PCL, play: LoggedPlay, config: OfflineConfig | None = None) -> CutTable:
-    """Give the gate the lowest cuts whose estimated spending keeps each limit of the grid.
-
-    A critic that sees the cut's rank, too, evaluates deterministic play for all cuts at once. It answers for limits on
-    calls per token, and for logged starting states under limits nearby. `agents.baselines.calibration.calibrate`, which
-    plays, is surer; this needs no models.
-
-    Returns:
-        The table, which is also set as `agent.policy.cut`.
-    """
-    config = OfflineConfig() if config is None else config
-    gate, episodes = agent.learned(), play.episodes
-    assert isinstance(gate, Gate)
-    policies = _CutPolicies(gate, play, config.cuts)
-    critic = CostCritic(play.layout.size + 1, len(play.actions), config, config.pcl.seed + 2)
-    generator = np.random.default_rng(config.pcl.seed + 3)
-    critic.standardise(policies.seen(np.arange(episodes.steps), generator.random(episodes.steps)))
-    for update in range(config.cut_updates):
-        critic.adam.param_groups[0]["lr"] = config.critic_lr * (1 - 0.9 * update / config.cut_updates)
-        chosen = generator.integers(len(episodes), size=config.pcl.batch)
-        batch = episodes.take(chosen)
-        of_step = batch.of_step
-        steps = episodes.starts[chosen][of_step] + np.arange(batch.steps) - batch.starts[:-1][of_step]
-        ranks = generator.random(len(batch))[of_step]
-        critic.update(batch, policies.seen(steps, ranks), policies.probabilities(steps, ranks))
-    starts = episodes.starts[:-1]
-    limits = episodes.observations[starts, play.layout["limit"].start].astype(np.float64)
-    bound = (limits > 0) & (limits < 1)
-    weights = Multiplier(np.array(config.pcl.limits)).weights(limits[bound])  # (episodes, limits)
-    violation = np.stack([  # (cuts, limits)
-        weights.T @ (policies.spent(critic, starts[bound], rank) - episodes.before[bound]) / weights.sum(axis=0)
-        for rank in policies.ranks
-    ])  # fmt: skip
-    cuts = []
-    for column in violation.T:  # a higher cut spends less: what says otherwise is the critic's error
-        keeps = np.flatnonzero(isotonic_regression(column, increasing=False).x <= 0)
-        cuts.append(float(policies.cut(policies.ranks[keeps[0] if keeps.size else -1])))
-    name = Quantity.CALLS_PER_TOKEN.value
-    gate.cut = CutTable(limits={name: list(config.pcl.limits)}, cuts={name: cuts})
-    return gate.cut
-
-
-class _CutPolicies:
-    """Deterministic play of a gate at logged steps, for cuts given as ranks in [0, 1] among its scores there."""
-
-    def __init__(self, gate: Gate, play: LoggedPlay, cuts: int) -> None:
-        logprobs = gate.log_probabilities(play.episodes.observations, play.episodes.masks)
-        with np.errstate(divide="ignore"):
-            self.scores = np.log(np.exp(logprobs[:, 1:]).sum(axis=1)) - logprobs[:, 0]
-        self.call = 1 + logprobs[:, 1:].argmax(axis=1)  # (steps,) the likeliest kind
-        self.observations, self.actions = torch.from_numpy(play.episodes.observations), len(play.actions)
-        self.ranks = np.linspace(0, 1, cuts)
-        self._quantiles = np.quantile(self.scores[np.isfinite(self.scores)], self.ranks)
-
-    def cut(self, ranks: FloatArray) -> FloatArray:
-        """The scores of these ranks."""
-        return np.interp(ranks, self.ranks, self._quantiles)
-
-    def seen(self, steps: NDArray[np.int64], ranks: FloatArray) -> Tensor:
-        """(n, size + 1) observations of these steps and the cut's rank."""
-        return torch.cat([self.observations[torch.from_numpy(steps)], torch.from_numpy(ranks).float()[:, None]], dim=1)
-
-    def probabilities(self, steps: NDArray[np.int64], ranks: FloatArray) -> Tensor:
-        """(n, actions) one-hot: a call above the cut, the first action elsewhere."""
-        chosen = np.where(self.scores[steps] > self.cut(ranks), self.call[steps], 0)
-        return torch.nn.functional.one_hot(torch.from_numpy(chosen), self.actions).float()
-
-    def spent(self, critic: CostCritic, steps: NDArray[np.int64], rank: float) -> FloatArray:
-        """(n,) estimated spent - allowed from these steps on."""
-        ranks = np.full(len(steps), rank)
-        return critic.values(self.seen(steps, ranks), self.probabilities(steps, ranks)).double().numpy()

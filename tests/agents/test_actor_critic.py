@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from agents.baselines.actor_critic import ActorCritic, ActorCriticConfig, advantages
-from agents.pcl import PCLConfig
+from agents.pcl import PCL, PCLConfig
 from tests.agents.small import small_game
 from tests.bandit import GAINS, Bandit
 
@@ -66,6 +66,23 @@ def test_it_learns_in_the_game_and_saves_without_pickle(tmp_path: Path) -> None:
     observations, _ = env.reset(seed=5)
     assert np.array_equal(*(one.predict(observations, deterministic=True)[0] for one in (agent, again)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["policy.json", "policy.safetensors"]
+
+
+def test_its_gate_is_that_of_constrained_pcl_in_the_same_game() -> None:
+    config = PCLConfig(iterations=1, episodes=32, updates=1, batch=32, width=16)
+    for actions in ("SELF/ASK/VERIFY", "SELF/ASK"):
+        env = small_game(rows=32, actions=actions)
+        ours, theirs = PCL(config).learn(env).policy, ActorCritic(ActorCriticConfig(config)).learn(env).policy
+        assert ours is not None
+        assert theirs is not None
+        assert theirs.at_end == ours.at_end == (actions == "SELF/ASK/VERIFY")
+        assert theirs.layout.record() == ours.layout.record()
+        shapes = [[weights.shape for weights in gate.network.parameters()] for gate in (ours, theirs)]
+        assert shapes[0] == shapes[1]
+        assert ours.prices is not None
+        assert theirs.prices is not None
+    with pytest.raises(ValueError, match="Expected whole_text=False"):
+        ActorCritic(ActorCriticConfig(replace(config, whole_text=True))).learn(env)
 
 
 def test_the_same_seed_gives_the_same_run_and_global_seeds_stay() -> None:

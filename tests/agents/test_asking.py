@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from agents.asking import asking_auc, call_scores
+from agents.baselines.calibration import CalibrationConfig
 from agents.baselines.oracles import Oracle
+from agents.baselines.router import Router, RouterConfig
+from agents.evaluation import play
 from tests.agents.small import PROMPTS, small_game
 from tw_env.actions import Action
 from tw_env.policies import ScoreThreshold, random_calls, student_alone
@@ -64,6 +67,20 @@ def test_it_is_the_share_of_ordered_pairs_over_each_state_of_the_students_texts(
     above, below = score[differ][:, None], score[~differ]
     expected = (above > below).mean() + 0.5 * (above == below).mean()
     assert asking_auc(env, policy, ALL, RULE) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("actions", "episode"), [("SELF/ASK", True), ("SELF/ASK", False), ("SELF/VERIFY", True)])
+def test_a_router_has_an_auc_as_an_agent_and_after_other_play(actions: str, episode: bool) -> None:
+    env = small_game(rows=64, actions=actions, hidden=True)
+    cuts = CalibrationConfig(limits=(0.2,), prompts=40, rounds=2)
+    agent = Router(RouterConfig(episode=episode, prompts=100, members=1, epochs=2, width=8, calibration=cuts)).learn(
+        env
+    )
+    first = asking_auc(env, agent, ALL, RULE)
+    assert first is not None
+    assert 0.3 < first < 1
+    play(env, agent, ALL[:50], RULE)  # what it remembers of these texts must not matter
+    assert asking_auc(env, agent, ALL, RULE) == first
 
 
 def test_what_has_no_score_has_no_auc() -> None:

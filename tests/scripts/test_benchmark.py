@@ -14,7 +14,6 @@ import tyro
 
 from agents import field
 from agents.baselines.calibration import CalibrationConfig
-from agents.baselines.ppo_lagrangian import PPOLagrangianConfig
 from agents.evaluation import FREE, NEVER
 from agents.pcl import PCLConfig
 from agents.pcl.recipe import Recipe
@@ -38,7 +37,7 @@ EFFORT = field.Effort(
     recipe=Recipe(
         pcl=PCLConfig(iterations=2, episodes=32, batch=32, updates=1, width=16), demonstrations=60, calibration=CUTS
     ),
-    ppo=PPOLagrangianConfig(steps=512, rollout=8, batch=128, epochs=1, width=16),
+    logged=240,
     calibration=CUTS,
 )
 
@@ -109,17 +108,41 @@ def test_a_rerun_measures_only_what_is_missing(options: Options, monkeypatch: py
 
 def test_learned_agents_run_with_a_seed_and_are_kept(options: Options, tmp_path: Path) -> None:
     chosen = replace(
-        options, agents=("pcl", "ppo-lagrangian"), rules=("at most 10% of the tokens",), policies=tmp_path / "policies"
-    )
+        options, agents=("pcl", "pcl-offline", "p-max", "oracle", "optimum"), rules=("at most 10% of the tokens",),
+        policies=tmp_path / "policies",
+    )  # fmt: skip
     benchmark.main(chosen)
     rows = json.loads(options.out.read_text())
     assert [(row["agent"], row["kind"], row["seed"]) for row in rows] == [
+        ("p-max", "heuristic", 0),
+        ("optimum", "oracle", 0),
         ("pcl", "learned", 0),
-        ("ppo-lagrangian", "learned", 0),
+        ("pcl-offline", "learned", 0),
     ]
-    assert all(row["training_teacher_tokens"] > 0 for row in rows)
+    assert all((row["training_teacher_tokens"] > 0) == (row["kind"] != "oracle") for row in rows)
+    assert rows[3]["training_env_steps"] < rows[2]["training_env_steps"] + rows[0]["training_env_steps"]
     kept = sorted(path.name for path in chosen.policies.iterdir())
-    assert kept == ["pcl-self-ask-verify-0", "ppo-lagrangian-self-ask-verify-0"]
+    assert kept == [f"{agent}-self-ask-verify-0" for agent in ("p-max", "pcl", "pcl-offline")]
+
+
+def test_every_rollback_threshold_is_a_game_of_its_own_and_is_recorded(options: Options) -> None:
+    agents = ("big-little", "big-little-strict", "big-little-loose", "speculative-2", "speculative-sure", "teacher")
+    benchmark.main(replace(options, agents=agents, rules=("at most 20% of the tokens", str(FREE))))
+    rows = json.loads(options.out.read_text())
+    accepts = {row["agent"]: row["accept"] for row in rows}
+    assert len({accepts[agent] for agent in agents[:3]}) == 3
+    assert accepts["speculative-2"] == accepts["speculative-sure"] == "exact"
+    free = {row["agent"]: row for row in rows if row["limit"] is None}
+    for agent in ("speculative-2", "speculative-sure"):
+        assert free[agent]["quality"] == free["teacher"]["quality"]
+        assert free[agent]["calls_per_token"] < 1
+
+
+def test_the_command_that_made_rows_is_kept_beside_them(options: Options) -> None:
+    benchmark.main(replace(options, agents=("student",)), "python -m scripts.benchmark --agents student")
+    benchmark.main(replace(options, agents=("student",)), "again, with nothing left to do")
+    folder = options.out.with_suffix(".outcomes")
+    assert outcomes.recall_commands(folder) == ["python -m scripts.benchmark --agents student"]
 
 
 def test_outcomes_of_every_prompt_are_kept_beside_the_rows(options: Options) -> None:

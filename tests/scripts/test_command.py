@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from scripts import assess, demo, evaluate, prepare, speed, train
+from scripts import assess, demo, evaluate, prepare, report, speed, train
 from scripts.command import MISTAKE, TRACEBACK, run
 
 
@@ -58,6 +59,17 @@ def test_help_stays_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert all(words in shown for words in ("What it does.", "--number", "Any number."))
+
+
+def test_help_keeps_the_lines_of_commands_and_says_how_the_script_is_called(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", report.__spec__)
+    with pytest.raises(SystemExit):
+        run(print, report.Options, report.__doc__, ["--help"])
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert shown[0].startswith("usage: python -m scripts.report ")
+    assert {line for line in report.__doc__.splitlines() if line.startswith("python -m")} <= set(shown)
 
 
 @pytest.mark.parametrize("script", [assess, demo, evaluate, prepare, speed, train])

@@ -34,6 +34,13 @@ def test_every_row_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert len({outcomes.file_of(tmp_path, ROW | change) for change in [{}, *changed]}) == 6
 
 
+def test_commands_are_kept_once_and_in_their_order(tmp_path: Path) -> None:
+    assert outcomes.recall_commands(tmp_path / "new") == []
+    for command in ("first --seeds 1", "second", "first --seeds 1"):
+        outcomes.keep_command(tmp_path / "new", command)
+    assert outcomes.recall_commands(tmp_path / "new") == ["first --seeds 1", "second"]
+
+
 def test_there_are_none_of_other_prompts_or_before_anything_was_kept(tmp_path: Path) -> None:
     assert outcomes.recall(tmp_path, ROW) is None
     assert outcomes.recall_ends(tmp_path) is None

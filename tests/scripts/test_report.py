@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from agents.field import FIELD
-from scripts import pictures, report
+from scripts import outcomes, pictures, report
 from scripts.examples import Example, Group, Ink, Piece, Played
 from scripts.page import Page
 from scripts.rows import by_rule, lines_of, rules_of
@@ -133,6 +134,16 @@ def test_the_report_writes_page_and_pictures(tmp_path: Path, capsys: pytest.Capt
         "page.html", "summary.json", "frontier.png", "spend.png", "learning-gate.png",
     }  # fmt: skip
     assert "page.html" in capsys.readouterr().out
+
+
+def test_the_page_says_which_commands_made_rows_and_page(tmp_path: Path) -> None:
+    options = report.Options(tmp_path / "a b.json", Path("out"), policy="pronounce-pcl", rules=("never", "once"))
+    said = "python -m scripts.benchmark --sweep scripts/sweeps/pronounce.toml --agents pcl"
+    outcomes.keep_command(tmp_path, said)
+    rows = shlex.quote(str(tmp_path / "a b.json"))
+    own = f"python -m scripts.report --rows {rows} --out out --policy pronounce-pcl --rules never once"
+    assert report.made_by(options, tmp_path).splitlines() == [said, own]
+    assert report.made_by(options, tmp_path / "none").splitlines() == [own]
 
 
 @pytest.mark.parametrize(

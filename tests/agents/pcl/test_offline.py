@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from agents.baselines.calibration import CalibrationConfig
+from agents.baselines.heuristic import Heuristic
 from agents.cmdp import CMDP, TabularVectorEnv
+from agents.evaluation import play as evaluate
 from agents.pcl import PCLConfig
 from agents.pcl.logged import LoggedPlay, log_behaviour, logged
 from agents.pcl.offline import CostCritic, OfflineConfig, cut_offline, learn_offline
 from agents.rollout import Collector, Episodes
-from tests.agents.small import small_game
+from tests.agents.small import PROMPTS, small_game
+from tw_env.rules import Constraint, Quantity
 
 PROBLEM = CMDP.random(seed=0)
 
@@ -102,19 +106,40 @@ def test_offline_comes_close_to_the_constrained_optimum_of_a_table(table: Logged
     assert value > 0.95 * PROBLEM.optimum(cost).value
 
 
-def test_in_the_game_gate_and_cuts_come_from_the_log_and_looser_limits_call_more() -> None:
-    env = small_game(rule="sample")
-    play = log_behaviour(env, 300, seed=0)
-    pcl = PCLConfig(iterations=6, episodes=64, updates=2, batch=32, width=16, limits=(0.05, 0.2, 0.5))
-    config = OfflineConfig(pcl=pcl, warm_up=20, cut_updates=60, cuts=21)
+def test_in_the_game_gate_and_cuts_come_from_the_log_alone_and_keep_their_limits() -> None:
+    env = small_game(rows=64, actions="SELF/VERIFY", rule="sample", reward="regret")  # what is checked costs no regret
+    play = log_behaviour(env, 8 * len(PROMPTS), seed=0)
+    pcl = PCLConfig(
+        iterations=30, episodes=128, updates=4, width=32, gate_lr=5e-3, averaging=0.9, alpha=0.1,
+        limits=(0.05, 0.2, 0.5)
+    )  # fmt: skip
+    config = OfflineConfig(pcl=pcl, limits=(0.1, 0.2, 0.3))
     seen: list[dict[str, float]] = []
     agent = learn_offline(play, config, log=lambda _, numbers: seen.append(numbers))
-    assert len(seen) == 6
-    assert {"violation", "loss/Q_C", "loss/off_policy", "lambda/0.2", "violation/0.2"} <= set(seen[-1])
-    cuts = cut_offline(agent, play, config).cuts["calls_per_token"]
-    assert np.isfinite(cuts).all()
-    assert cuts[0] >= cuts[-1]
+    assert len(seen) == 30
+    assert {"violation", "covered", "loss/siblings", "lambda/0.2", "violation/0.2"} <= set(seen[-1])
+    assert len(cut_offline(agent, play, config).cuts["calls_per_token"]) == 3
+    by_lot = Heuristic("random_at_end", config=CalibrationConfig(limits=config.limits, prompts=len(PROMPTS))).learn(env)
+    better = []
+    for limit in config.limits:
+        rule = Constraint(Quantity.CALLS_PER_TOKEN, limit)
+        ours, theirs = (evaluate(env, one, np.arange(len(PROMPTS)), rule).outcomes for one in (agent, by_lot))
+        assert 0.8 * limit < ours.calls.sum() / ours.tokens.sum() <= limit + 0.01
+        better.append(ours.returns.mean() - theirs.returns.mean())
+    assert min(better) > 0
     again = learn_offline(play, config)
     assert all(torch.equal(*pair) for pair in zip(
         agent.learner.averaged.parameters(), again.learner.averaged.parameters(), strict=True
     ))  # fmt: skip
+
+
+def test_without_verify_a_critic_is_not_needed_either_and_whole_texts_are_refused() -> None:
+    env = small_game(rows=64, actions="SELF/ASK", rule="sample")
+    play = log_behaviour(env, 8 * 60, seed=0)
+    assert len(play.episodes) == 480
+    assert len(np.unique(play.episodes.sums["prompt"])) == 60
+    pcl = PCLConfig(iterations=2, episodes=32, updates=1, prompts=16, width=16)
+    agent = learn_offline(play, OfflineConfig(pcl=pcl))
+    assert agent.learner.config.siblings
+    with pytest.raises(ValueError, match="Expected whole_text=False"):
+        learn_offline(play, OfflineConfig(pcl=PCLConfig(whole_text=True)))
