@@ -63,7 +63,10 @@ class Options:
     task: Literal["pronounce", "text"] = "pronounce"
     """The task."""
     student: str | None = None
-    """Folder or hub id of the student to begin with; None takes the pair that ships."""
+    """Folder or hub id of the student to begin with, one that asks already (OUT/model) included; None takes the pair
+    that ships."""
+    original: str | None = None
+    """Folder or hub id of the student whose gap to the teacher is recovered; None takes the one that ships."""
     teacher: str | None = None
     """Folder or hub id of the teacher."""
     data: str | None = None
@@ -90,8 +93,9 @@ class Options:
 
 def settings_of(options: Options, split: str | None) -> Settings:
     """The game's settings for a split of the task."""
+    teacher = options.teacher or (str(pronounce.TEACHER) if options.student else None)
     return Settings(
-        task=options.task, split=split, student=options.student, teacher=options.teacher, data=options.data,
+        task=options.task, split=split, student=options.student, teacher=teacher, data=options.data,
         metric=options.metric, limit=options.limit, max_new_tokens=options.max_new_tokens, device=options.device,
     )  # fmt: skip
 
@@ -141,7 +145,9 @@ def load_data(options: Options, pair: Pair) -> JointData:
 def train(options: Options, pair: Pair) -> tuple[Joint, PreTrainedTokenizerBase, dict[str, Any]]:
     """Train, and say what it took."""
     data = load_data(options, pair)
-    student, tokenizer = asking_student(copy.deepcopy(pair.student), pair.tokenizer)
+    student, tokenizer = copy.deepcopy(pair.student), pair.tokenizer
+    if not pair.ask_tokens:
+        student, tokenizer = asking_student(student, tokenizer)
     if not options.resume:
         drop_checkpoint(options.out)
     joint = Joint(student, tokenizer, data, options.config, options.out)
@@ -218,7 +224,7 @@ def original_ends(options: Options) -> Ends:
     """Both ends of the gap, of the pair that training began with."""
     env = tw_env.make_vec(
         f"{tw_env.__name__}/Text-v0", options.play_rows, task=load_task(settings_of(options, "test")),
-        student=options.student or str(pronounce.STUDENT), teacher=options.teacher or str(pronounce.TEACHER),
+        student=options.original or str(pronounce.STUDENT), teacher=options.teacher or str(pronounce.TEACHER),
         actions="SELF/ASK", reward="quality", device=options.device,
     )  # fmt: skip
     return play_ends(env, np.arange(len(env.task.prompts)))

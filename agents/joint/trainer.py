@@ -86,7 +86,10 @@ class Joint:
             self._begin()
 
     def _begin(self) -> None:
-        """Let the ask token start near the rate that the rules allow."""
+        """Let ask tokens that nothing was learnt for start near the rate that the rules allow."""
+        self._average = {name: p.detach().clone() for name, p in self.student.named_parameters()}
+        if self.student.get_output_embeddings().weight[self.ask :].any():
+            return
         generator = np.random.default_rng([self.config.seed, 2**31])
         chosen = generator.choice(self.data.writing, size=min(FITTED, len(self.data.writing)), replace=False)
         limits, words = self.wording.draw(generator, len(chosen))
