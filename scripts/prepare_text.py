@@ -1,14 +1,16 @@
 """The pairs of translation and summarisation, from the prepared data to models with cards; a stopped run continues."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
-from agents.supervised import SupervisedConfig
+from agents.supervised import SupervisedConfig, Targets
 from scripts.debian_data import LEAD, METRICS
 from scripts.text_card import Judged, complaints, judged, read_meta, ship, write_card
 from scripts.text_pair import MAIN, ModelRecipe, encode, evaluate, tokenizer_of, train, written_by
@@ -90,11 +92,11 @@ class TextPair(ABC):
         """Make the wanted parts, in an order that lets each use the one before."""
         torch.set_num_threads(1)  # the trainer's workers share the processor instead
         device = resolve_device(self.device)
-        pair, dev = self.data("pair"), self.data("dev")
+        transformers_logging.disable_progress_bar()
+        pair, watched = self.data("pair"), self.data("dev")
         tokenizer = tokenizer_of(pair, self.vocabulary, self.work / "tokenizer")
         prompts, references = encode(tokenizer, pair)
-        watched = self.data("dev")
-        watched.prompts, watched.references = dev.prompts[:WATCHED], dev.references[:WATCHED]
+        del watched.prompts[WATCHED:], watched.references[WATCHED:]
 
         def judge(model: PreTrainedModel) -> str:
             scores, nats = evaluate(model, tokenizer, watched, [MAIN[self.task]])
@@ -104,7 +106,7 @@ class TextPair(ABC):
         for role, recipe in self.recipes().items():
             if role not in self.parts:
                 continue
-            targets = references
+            targets: Sequence[Targets] = references
             if role == "student":
                 teacher = AutoModelForSeq2SeqLM.from_pretrained(weights, dtype="float32").eval().to(device)
                 path = weights / "model.safetensors"

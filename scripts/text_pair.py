@@ -179,7 +179,7 @@ def written_by(
 ) -> list[Targets]:
     """The teacher's greedy output for each prompt, the target of sequence-level distillation (arXiv 1606.07947).
 
-    They are kept in `folder`, under the hash of the teacher's `weights`, so a run that was stopped goes on where it was.
+    They are kept in `folder`, under the hash of the teacher's `weights`, so a run that was stopped goes on.
     """
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     path = folder / f"outputs-{digest}-{len(prompts)}.jsonl"

@@ -25,10 +25,11 @@ PIECES = f"{BLANK}?[0-9]|{BLANK}?[^\\w{BLANK}]|{BLANK}?(?:(?![0-9])\\w)+|{BLANK}
 
 
 def build_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding of `size` tokens that can write any text, and closes what it reads with the end token.
+    """Byte-pair encoding of `size` tokens that can write any text, and closes it with the end token.
 
-    A blank belongs to the word after it. Digits and signs stand alone. What has no token is written as its UTF-8
-    bytes, so nothing is unknown. Source: Sennrich et al. 2016 (arXiv 1508.07909); byte fallback as in SentencePiece.
+    A blank belongs to the word after it; one at the very beginning is not kept. Digits and signs stand alone. What has
+    no token is written as its UTF-8 bytes, so nothing is unknown. Source: Sennrich et al. 2016 (arXiv 1508.07909); byte
+    fallback as in SentencePiece.
 
     Args:
         texts: what the pair is fitted on, sources and targets. size: of the vocabulary; small texts give fewer.
@@ -61,7 +62,8 @@ def _bare(model: BPE) -> Tokenizer:
 
 def _finished(learner: Tokenizer) -> PreTrainedTokenizerFast:
     """What was learnt, with the special tokens and the bytes before it."""
-    learnt = sorted(learner.get_vocab(), key=learner.token_to_id)
+    ids = learner.get_vocab()
+    learnt = sorted(ids, key=ids.__getitem__)
     vocabulary = {token: place for place, token in enumerate(dict.fromkeys([PAD, END, *BYTES, *learnt]))}
     tokenizer = _bare(BPE(vocabulary, _merges(learner), byte_fallback=True))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, END)])

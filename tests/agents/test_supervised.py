@@ -1,12 +1,13 @@
 """Supervised training: right batches, loss and optimiser; an interrupted run ends like an unbroken one."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from agents.muon import orthogonalise
 from agents.supervised import (
@@ -14,8 +15,10 @@ from agents.supervised import (
     Trainer,
     collate,
     epoch_batches,
+    make_optimizers,
     may_continue,
     rate_factor,
+    rows_loss,
     target_loss,
 )
 
@@ -41,6 +44,25 @@ def new_model(seed: int = 0) -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
+def new_encoder_decoder(seed: int = 0) -> T5ForConditionalGeneration:
+    config = T5Config(
+        vocab_size=10,
+        d_model=16,
+        d_kv=8,
+        d_ff=40,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        eos_token_id=END,
+        pad_token_id=SEPARATOR,
+        decoder_start_token_id=SEPARATOR,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return T5ForConditionalGeneration(config)
+
+
 def data(count: int = 60) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Prompts of one to five letters; the answer is the first letter, once or twice."""
     rng = np.random.default_rng(0)
@@ -48,8 +70,14 @@ def data(count: int = 60) -> tuple[list[list[int]], list[list[list[int]]]]:
     return [[*word, SEPARATOR] for word in words], [[[word[0], END], [word[0]] * 2 + [END]] for word in words]
 
 
-def train(folder: Path, config: SupervisedConfig = CONFIG, until: int | None = None, workers: int = 1) -> Trainer:
-    trainer = Trainer(new_model(), *data(), config, folder, workers)
+def train(
+    folder: Path,
+    config: SupervisedConfig = CONFIG,
+    until: int | None = None,
+    workers: int = 1,
+    model: PreTrainedModel | None = None,
+) -> Trainer:
+    trainer = Trainer(model or new_model(), *data(), config, folder, workers)
     trainer.run(until=until)
     return trainer
 
@@ -83,6 +111,31 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_unbroken_one(tmp_path: P
     train(tmp_path / "broken", config, until=9)  # in the middle of an epoch of four batches
     (tmp_path / "broken" / "checkpoint.tmp").write_bytes(b"a write that was cut off")
     assert_same_weights(train(tmp_path / "broken", config), whole)
+
+
+def test_an_interrupted_encoder_decoder_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", model=new_encoder_decoder())
+    train(tmp_path / "broken", until=9, model=new_encoder_decoder())
+    assert_same_weights(train(tmp_path / "broken", model=new_encoder_decoder(1)), whole)
+
+
+def test_an_encoder_decoder_learns(tmp_path: Path) -> None:
+    config = SupervisedConfig(steps=100, decay_steps=50, batch_size=20, learning_rate=0.02, checkpoint_every=50)
+    rows = [(prompt, targets[0]) for prompt, targets in zip(*data(), strict=True)]
+    model = train(tmp_path, config, model=new_encoder_decoder()).averaged()
+    before, after = (rows_loss(each, rows).item() for each in (new_encoder_decoder(), model))
+    assert before > 1.5
+    assert after < 0.6  # the entropy of "once or twice" remains
+    for prompt, target in rows[:5]:
+        first = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[SEPARATOR]])).logits.argmax()
+        assert first == target[0]
+
+
+def test_only_matrices_that_multiply_are_orthogonalised() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        _, muon = make_optimizers(new_encoder_decoder(), CONFIG, pool)
+    shapes = {tuple(parameter.shape) for group in muon.param_groups for parameter in group["params"]}
+    assert shapes == {(16, 16), (40, 16), (16, 40)}  # neither the embedding, (10, 16), nor positions, (32, 2)
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
@@ -128,6 +181,21 @@ def test_an_epoch_takes_every_prompt_once_with_one_of_its_targets() -> None:
     assert rows != [row for batch in epoch_batches(prompts, targets, 16, 0, 1) for row in batch]
 
 
+def test_prompts_and_targets_that_are_padded_apart_are_both_of_similar_lengths() -> None:
+    rng = np.random.default_rng(0)
+    prompts = [[1] * int(rng.integers(1, 40)) for _ in range(400)]
+    targets = [[[2] * int(rng.integers(1, 20))] for _ in prompts]
+
+    def padding(apart: bool) -> int:
+        batches = epoch_batches(prompts, targets, 10, 0, 0, apart)
+        assert sum(map(len, batches)) == len(prompts)
+        return sum(len(batch) * max(len(target) for _, target in batch) for batch in batches)
+
+    real = sum(len(target[0]) for target in targets)
+    assert padding(apart=True) < 1.25 * real
+    assert padding(apart=False) > 1.5 * real
+
+
 def test_labels_are_the_targets_alone() -> None:
     inputs, labels = collate([([5, 6, 1], [7, 0]), ([5, 1], [8, 9, 0])])
     assert inputs.tolist() == [[5, 6, 1, 7], [5, 1, 8, 9]]
@@ -143,6 +211,15 @@ def test_loss_is_that_of_transformers_and_ignores_padding() -> None:
         total += model(input_ids=ids, labels=labels).loss.item() * len(target)
         tokens += len(target)
     assert target_loss(model, *collate(rows)).item() == pytest.approx(total / tokens, rel=1e-6)
+
+
+def test_loss_of_an_encoder_decoder_is_that_of_transformers_and_ignores_padding() -> None:
+    model, rows = new_encoder_decoder().double(), [([5, 6, 7, 1], [7, 0]), ([5, 1], [8, 0]), ([3, 1], [8, 9, 4, 0])]
+    tokens = total = 0.0
+    for prompt, target in rows:
+        loss = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([target])).loss
+        total, tokens = total + loss.item() * len(target), tokens + len(target)
+    assert rows_loss(model, rows).item() == pytest.approx(total / tokens, rel=1e-6)
 
 
 def test_orthogonalise_brings_singular_values_near_one() -> None:
