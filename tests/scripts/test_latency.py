@@ -1,0 +1,166 @@
+"""One text at a time: the same texts and teacher calls as transformers' assisted generation, and a row for each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts.clock import Generated, Output, Played, counted, modelled, race
+from scripts.contenders import Field, joint, share
+from scripts.latency import Options, check_same, main
+from tests.agents.small import PROMPTS as WORDS
+from tests.asking import asking_pair
+from tests.families import source_pair
+from tests.letters import PROMPTS, names_of, pair_of
+from tests.tiny import tiny_pair
+from tw_env.costs import LatencyTable
+from tw_env.decoding.loading import Pair
+from tw_env.generate.playing import find_policy
+from tw_env.policies import AskToken
+from tw_env.rules import Constraint, Quantity
+
+CAP = 8
+FREE = Constraint(Quantity.CALLS_PER_TOKEN, float("inf"))
+NEEDED = ("policy", "kind", "rule", "quality", "recovered_gap", "tokens_per_second", "teacher_calls", "prompts")
+
+
+def encoded(pair: Pair) -> list[tuple[int, ...]]:
+    return [tuple(ids) for ids in pair.tokenizer(list(PROMPTS)).input_ids]
+
+
+@pytest.mark.parametrize("draft", [1, 2, 3, CAP])
+def test_speculation_is_assisted_generation_call_for_call(draft: int) -> None:
+    pair = pair_of(positions=64)
+    prompts = encoded(pair)
+    ours = Played(pair, find_policy(f"speculative-{draft}", pair), prompts, CAP, FREE, "exact")
+    theirs = Generated(pair, prompts, CAP, draft)
+    total = 0
+    for prompt in range(len(prompts)):
+        (mine, read), (other, _) = counted(ours, pair, prompt), counted(theirs, pair, prompt)
+        assert (mine.tokens, mine.calls) == (other.tokens, other.calls), prompt
+        assert read == mine.calls, "a prompt takes no pass of its own"
+        total += mine.calls
+    assert total < sum(len(theirs.write(prompt).tokens) for prompt in range(len(prompts)))
+
+
+@pytest.mark.parametrize("kind", ["t5", "marian"])
+def test_so_it_is_for_encoder_decoders(kind: str) -> None:
+    pair = source_pair(kind)
+    prompts = [(3, 4, 5, 6, 0), (7, 8, 0), (9, 3, 11, 0)]
+    ours = Played(pair, find_policy("speculative-2", pair), prompts, CAP, FREE, "exact")
+    theirs = Generated(pair, prompts, CAP, 2)
+    for prompt in range(len(prompts)):
+        (mine, _), (other, _) = counted(ours, pair, prompt), counted(theirs, pair, prompt)
+        assert mine.tokens == other.tokens
+        assert mine.calls == other.calls or kind == "t5", "transformers drafts for it what the student would not write"
+
+
+def test_a_text_is_read_anew_whenever_it_is_written_again() -> None:
+    pair = pair_of(positions=64)
+    prompts = encoded(pair)
+    writer = Played(pair, find_policy("speculative-2", pair), prompts, CAP, FREE, "exact")
+    first = [counted(writer, pair, prompt) for prompt in range(3)]
+    assert [counted(writer, pair, prompt) for prompt in range(3)] == first
+    assert all(output.read >= len(prompts[prompt]) for prompt, (output, _) in enumerate(first))
+
+
+def test_a_student_that_reads_rules_is_told_its_own() -> None:
+    pair = asking_pair()
+    prompts = encoded(pair)
+    told = [(3, 4, *ids) for ids in prompts]
+    heard = Played(pair, AskToken, prompts, CAP, FREE, "exact", told)
+    deaf = Played(pair, AskToken, prompts, CAP, FREE, "exact")
+    texts = [[writer.write(prompt).tokens for prompt in range(len(prompts))] for writer in (heard, deaf)]
+    assert texts[0] != texts[1]
+
+
+def test_a_jointly_trained_student_is_told_each_limit_in_words(tmp_path: Path) -> None:
+    pair, words = asking_pair(), WORDS[:6]
+    data = tmp_path / "letters.jsonl"
+    data.write_text(
+        "\n".join(json.dumps({"prompt": word, "reference": "a " + word, "split": "test"}) for word in words)
+    )
+    names = names_of(tiny_pair(positions=80))
+    options = Options(
+        task="text", data=str(data), metric="edit", limit=(0.1, 0.3), joint=(tmp_path / "run",), rows=4, prompts=6,
+        max_new_tokens=CAP, **names,
+    )  # fmt: skip
+    folder = tmp_path / "run" / "model"
+    pair.student.save_pretrained(folder)
+    pair.tokenizer.save_pretrained(folder)
+    field = Field.open(options)
+    env = field.game("test", 6, student=str(folder))
+    AskToken(env.layout, env.game.spec.actions).save(folder)
+    rare, often = joint(field, options.joint[0], options.limit)
+    assert rare.told != often.told
+    assert (rare.words, rare.kind, len(rare.told or ())) == (str(share(0.1)), "learned", 6)
+    text = rare.writer(field.encoded("test", 6)).write(0)
+    assert 0 < len(text.tokens) <= CAP
+
+
+def test_the_settings_of_the_student_are_as_before() -> None:
+    pair = pair_of(positions=64)
+    before = pair.student.generation_config.to_dict()
+    Generated(pair, encoded(pair), CAP, 3).write(0)
+    assert pair.student.generation_config.to_dict() == before
+
+
+def test_a_race_times_everyone_on_every_prompt() -> None:
+    pair = pair_of(positions=64)
+    prompts = encoded(pair)
+    writers = {
+        "ours": Played(pair, find_policy("speculative", pair), prompts, CAP, FREE, "exact"),
+        "theirs": Generated(pair, prompts, CAP, CAP),
+    }
+    times = race(writers, range(4), 2, torch.device("cpu"))
+    assert all(timed.cpu.shape == timed.wall.shape == (4,) and (timed.wall > 0).all() for timed in times.values())
+    assert [one.tokens for one in times["ours"].outputs] == [one.tokens for one in times["theirs"].outputs]
+    with pytest.raises(ValueError, match="rounds >= 1"):
+        race(writers, range(4), 0, torch.device("cpu"))
+
+
+def test_the_model_charges_steps_calls_and_what_calls_read() -> None:
+    table = LatencyTable(student_ms=1.5, teacher_ms=4.0, teacher_ms_per_token=0.25)
+    outputs = [Output((), calls=0, steps=3), Output((), calls=2, steps=4, read=12)]
+    assert modelled(table, outputs).tolist() == [4.5, 4 * 1.5 + 2 * 4.0 + 10 * 0.25]
+
+
+def test_texts_that_differ_are_not_passed_over() -> None:
+    same = [Output((1, 2), 1, 3)] * 5
+    assert check_same({"a": same, "b": same}, "a", "b") == 0
+    with pytest.raises(RuntimeError, match="5 of 5"):
+        check_same({"a": same, "b": [Output((1, 2), 2, 3)] * 5}, "a", "b")
+
+
+def test_a_small_run_writes_a_row_for_each_policy_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "letters.jsonl"
+    records = [
+        {"prompt": word, "reference": "a " + word, "split": ("policy", "test")[place % 2]}
+        for place, word in enumerate(WORDS)
+    ]
+    data.write_text("\n".join(json.dumps(record) for record in records))
+    main(
+        Options(
+            task="text", out=tmp_path, data=str(data), metric="edit", prompts=20, timed=4, rounds=1, calibration=20,
+            drafted=3, draft=(2,), accept=("distance:2",), limit=(0.1, 0.3), rows=8, max_new_tokens=CAP,
+            **names_of(tiny_pair()),
+        )
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "latency-text.json").read_text())
+    assert (tmp_path / "latency-text.png").read_bytes().startswith(b"\x89PNG")
+    assert all(name in row for row in rows for name in NEEDED)
+    by_name = {row["policy"]: row for row in rows}
+    assert by_name.keys() == {
+        "student", "teacher", "speculative-2", "speculative-rest", "lossy", "p-max", "surprise-at-end", "assisted-2",
+        "assisted-rest", "assisted", "generate-student", "generate-teacher",
+    }  # fmt: skip
+    assert by_name["speculative-2"]["teacher_calls"] == by_name["assisted-2"]["teacher_calls"]
+    assert by_name["student"]["teacher_calls"] == 0
+    assert by_name["student"]["recovered_gap"] == 0
+    assert by_name["teacher"]["recovered_gap"] == by_name["speculative-rest"]["recovered_gap"] == 1
+    assert len([row for row in rows if row["policy"] == "p-max"]) == 2
+    assert all(row["tokens_per_second"] > 0 and row["timed"] == 4 for row in rows)
+    assert "fastest lossless" in capsys.readouterr().out
