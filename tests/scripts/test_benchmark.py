@@ -108,7 +108,7 @@ def test_a_rerun_measures_only_what_is_missing(options: Options, monkeypatch: py
 
 def test_learned_agents_run_with_a_seed_and_are_kept(options: Options, tmp_path: Path) -> None:
     chosen = replace(
-        options, agents=("pcl", "p-max", "oracle", "optimum"), rules=("at most 10% of the tokens",),
+        options, agents=("pcl", "p-max", "oracle"), rules=("at most 10% of the tokens",),
         policies=tmp_path / "policies",
     )  # fmt: skip
     benchmark.main(chosen)
@@ -116,7 +116,6 @@ def test_learned_agents_run_with_a_seed_and_are_kept(options: Options, tmp_path:
     assert [(row["agent"], row["kind"], row["seed"]) for row in rows] == [
         ("p-max", "heuristic", 0),
         ("oracle", "oracle", 0),
-        ("optimum", "oracle", 0),
         ("pcl", "learned", 0),
     ]
     assert all((row["training_teacher_tokens"] > 0) == (row["kind"] != "oracle") for row in rows)

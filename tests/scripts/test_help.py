@@ -17,6 +17,7 @@ from scripts import (
     evaluate,
     generate,
     joint,
+    latency,
     prepare,
     report,
     speed,
@@ -25,7 +26,7 @@ from scripts import (
 
 OPTIONS = [
     *(pytest.param(script, script.Options, id=script.__name__)
-      for script in (assess, benchmark, demo, distill, evaluate, generate, joint, report, speed, train)),
+      for script in (assess, benchmark, demo, distill, evaluate, generate, joint, latency, report, speed, train)),
     pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
     pytest.param(debian_data, debian_data.Debian, id="scripts.prepare-debian"),
 ]  # fmt: skip
