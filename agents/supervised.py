@@ -1,6 +1,5 @@
 """Next-token training of a language model on prompt/target pairs, resumable to the same weights."""
 
-import copy
 import json
 import math
 import time
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from agents.averaging import WeightAverage
 from agents.muon import Muon
 from tw_env.decoding.conventions import conventions_of
 
@@ -204,7 +204,7 @@ class Trainer:
         self.model, self.prompts, self.targets, self.config = model, prompts, targets, config
         self.folder = folder
         self.checkpoint = folder / "checkpoint.pt"
-        self.average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.average = WeightAverage(model)
         self.pool = ThreadPoolExecutor(workers)
         self.optimizers = make_optimizers(model, config, self.pool)
         self.step = 0
@@ -220,7 +220,7 @@ class Trainer:
                 f"{state['config']}; choose another folder, or delete it to start afresh."
             )
         self.model.load_state_dict(state["model"])
-        self.average = state["average"]
+        self.average.weights = state["average"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.cpu_seconds = state["step"], state["cpu_seconds"]
@@ -231,7 +231,7 @@ class Trainer:
         state = {
             "config": json.dumps(asdict(self.config)),
             "model": self.model.state_dict(),
-            "average": self.average,
+            "average": self.average.weights,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "cpu_seconds": self.cpu_seconds,
@@ -259,10 +259,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        decay = min(self.config.ema_decay, self.step / (self.step + 10))  # forgets the random start quickly
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                self.average[name].lerp_(parameter, 1 - decay)
+        self.average.follow(self.model, self.step, self.config.ema_decay)
         return loss
 
     def _accumulate(self, rows: Sequence[Row]) -> float:
@@ -315,8 +312,4 @@ class Trainer:
 
     def averaged(self) -> PreTrainedModel:
         """A copy of the model with the averaged weights, in evaluation mode."""
-        model = copy.deepcopy(self.model)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(self.average[name])
-        return model.eval()
+        return self.average.applied(self.model)

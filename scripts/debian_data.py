@@ -14,6 +14,7 @@ from scripts.debian_index import Descriptions, fetch
 from scripts.debian_texts import KINDS, Example, alike, family, summaries, translations
 from tw_env.tasks.metrics import corpus
 from tw_env.tasks.prepared import META, SPLITS, SUMMARIZE, data_home, debian_folder
+from tw_env.tasks.text import part_of as hashed_part
 from tw_env.tasks.translate import language_pair
 
 SHARES = {"pair": 0.78, "policy": 0.10, "dev": 0.04, "test": 0.08}
@@ -132,13 +133,7 @@ def split(examples: Iterable[Example]) -> dict[str, list[Example]]:
 
 def part_of(source: str) -> str:
     """The part of a source package: a hash of its family's name decides, whatever else there is."""
-    digest = hashlib.sha256(f"debian\n{family(source)}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    for part, share in SHARES.items():
-        place -= share
-        if place < 0:
-            return part
-    return part  # the shares add up to 1 but for rounding
+    return hashed_part(family(source), "debian", SHARES)
 
 
 def trivial(task: str, examples: Sequence[Example]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from agents.joint.deployment import Told, fit_cut, ranking, rows_of, told
 from agents.joint.student import asking_student
 from agents.joint.teacher import ScoredTexts, Teacher
 from agents.joint.trainer import Joint
+from agents.joint.wording import FREE, NEVER
 from agents.recording import Recorded
 from scripts.command import run
 from scripts.rows import read_rows
@@ -180,16 +181,16 @@ def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
     return Recorded(env)
 
 
-def judged_rules(config: JointConfig) -> list[Told]:
+def judged_rules() -> list[Told]:
     """What the student is told in the test."""
-    free, rare = Constraint(Quantity.CALLS_PER_TOKEN, float("inf")), Constraint(Quantity.CALLS_PER_TOKEN, 0.1)
+    tenth = Constraint(Quantity.CALLS_PER_TOKEN, 0.1)  # what wordings without a number are held against
     return [
         *(told(limit) for limit in JUDGED),
         *(told(limit, "held-out phrasing", True) for limit in JUDGED),
         *(told(limit, "held-out limit") for limit in HELD_BACK_LIMITS),
-        told(0.0),
-        Told("trained", told(float("inf")).sentences, free),
-        *(Told("ambiguous", (words,), rare) for words in AMBIGUOUS),
+        told(NEVER),
+        told(FREE),
+        *(Told("ambiguous", (words,), tenth) for words in AMBIGUOUS),
     ]
 
 
@@ -215,7 +216,7 @@ def judge(options: Options, folder: Path, training: dict[str, Any]) -> list[Row]
     policy = AskToken.read(folder)
     ends = original_ends(options)
     agent = "joint" if config.call == "ASK" else "joint+verify"
-    rows = rows_of(policy, env, ends, judged_rules(config), agent, config.seed, **training)
+    rows = rows_of(policy, env, ends, judged_rules(), agent, config.seed, **training)
     auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
     return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]
 

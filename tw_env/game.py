@@ -178,6 +178,9 @@ class Game:
         truncated = self.steps >= self.spec.max_steps
         truncated &= ~terminated
         self.ended = terminated | truncated
+        for row in np.flatnonzero(self.ended):
+            written = self.texts.tokens[row, : self.texts.length[row]]
+            self.final[row] = (written[:-1] if self._ends[written[-1]] else written).tolist()
         if terminated.any():
             self._finish(np.flatnonzero(terminated), reward)
         return Step(reward, cost, allowance, terminated, truncated)
@@ -280,7 +283,6 @@ class Game:
         """Score final texts by the task's metric."""
         for row in rows:
             written = self.texts.tokens[row, : self.texts.length[row]]
-            self.final[row] = (written[:-1] if self._ends[written[-1]] else written).tolist()
             key = (int(self.prompt[row]), written.tobytes())
             if key not in self._qualities:
                 if len(self._qualities) >= 500_000:

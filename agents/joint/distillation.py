@@ -6,7 +6,6 @@ scored by the teacher. Losses on stored texts need no live teacher.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.joint.objective import Loss, Numbers, Part, Settings, objective, value_loss
 from agents.joint.reading import Ids, Texts, log_distributions, states
@@ -184,7 +184,7 @@ class Distillation:
         self._pool = ThreadPoolExecutor(1)
         self._optimizers = make_optimizers(student, self._recipe, self._pool)
         self._value_optimizer = torch.optim.Adam(self.value.parameters(), config.value_lr)
-        self._average = {name: p.detach().clone() for name, p in student.named_parameters()}
+        self._average = WeightAverage(student)
         self._seen: set[int] = set()  # stored texts that were counted
         self.teacher_tokens = 0
         self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore)
@@ -205,11 +205,7 @@ class Distillation:
 
     def averaged(self) -> PreTrainedModel:
         """A copy of the student with the averaged weights."""
-        model = copy.deepcopy(self.student)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(self._average[name])
-        return model.eval().requires_grad_(False)
+        return self._average.applied(self.student).requires_grad_(False)
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         """Prompts of each update from the current one on; prompts of a batch have similar lengths."""
@@ -281,10 +277,7 @@ class Distillation:
                 group["lr"] = rate * factor
             optimizer.step()
             optimizer.zero_grad()
-        decay = min(self.config.ema_decay, (self.update + 1) / (self.update + 11))  # forgets the start quickly
-        with torch.no_grad():
-            for name, parameter in self.student.named_parameters():
-                self._average[name].lerp_(parameter, 1 - decay)
+        self._average.follow(self.student, self.update + 1, self.config.ema_decay)
         if learns_value and part.own.any():
             self._fit_value(hidden.detach(), logprobs.detach(), part)
         return {"loss": loss.item(), "teacher_tokens": float(self.teacher_tokens), **numbers}
@@ -302,7 +295,7 @@ class Distillation:
         return {
             "config": config,
             "student": self.student.state_dict(),
-            "average": self._average,
+            "average": self._average.weights,
             "value": self.value.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in (*self._optimizers, self._value_optimizer)],
             "seen": np.array(sorted(self._seen), np.int64),
@@ -311,7 +304,7 @@ class Distillation:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
-        self._average = state["average"]
+        self._average.weights = state["average"]
         self.value.load_state_dict(state["value"])
         for optimizer, saved in zip((*self._optimizers, self._value_optimizer), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

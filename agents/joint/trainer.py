@@ -8,7 +8,6 @@ so it learns from own drafts in the end. The teacher need not be there.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import write_drafts
@@ -36,7 +36,7 @@ from tw_env.decoding.reading import RULE_TOKENS, RuleReader
 
 Numbers = dict[str, float]
 Log = Callable[[int, Numbers], object]
-FITTED = 256  # texts on which the ask token's first row is fitted
+FITTED = 256  # texts on which the ask tokens' first rows are fitted
 LEAST_ALONE = 0.1  # least weight of a text that is verified anyway, if `write_alone` holds
 
 
@@ -44,7 +44,7 @@ class Joint:
     """Training of one student.
 
     Args:
-        student: with an ask token, see `agents.joint.student`; trained in place, `averaged` returns its average.
+        student: with ask tokens, see `agents.joint.student`; trained in place, `averaged` returns its average.
         tokenizer: the student's.
         folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none.
 
@@ -53,7 +53,7 @@ class Joint:
         multiplier: lambda for every limit.
 
     Raises:
-        ValueError: a student without an ask token, or a checkpoint of other settings in `folder`.
+        ValueError: a student without ask tokens, or a checkpoint of other settings in `folder`.
     """
 
     def __init__(
@@ -81,15 +81,13 @@ class Joint:
         )
         first = np.clip(config.price * np.sqrt(0.1 / limits), config.price_least, config.price_largest)
         self.multiplier.integral, self.multiplier.value = first, first.copy()
-        self.update = 0 if folder is None else load_checkpoint(folder, self._state_if_new, self._restore)
-        if self.update == 0:
+        if not student.get_output_embeddings().weight[self.ask :].any():
             self._begin()
+        self._average = WeightAverage(student)
+        self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore)
 
     def _begin(self) -> None:
         """Let ask tokens that nothing was learnt for start near the rate that the rules allow."""
-        self._average = {name: p.detach().clone() for name, p in self.student.named_parameters()}
-        if self.student.get_output_embeddings().weight[self.ask :].any():
-            return
         generator = np.random.default_rng([self.config.seed, 2**31])
         chosen = generator.choice(self.data.writing, size=min(FITTED, len(self.data.writing)), replace=False)
         limits, words = self.wording.draw(generator, len(chosen))
@@ -99,7 +97,6 @@ class Joint:
         if self.config.action == Action.VERIFY:  # asked at any place of a text
             rate /= 2
         start_asking(self.student, texts, [len(prompt) for prompt in prompts], rate)
-        self._average = {name: p.detach().clone() for name, p in self.student.named_parameters()}
 
     def run(self, log: Log | None = None, until: int | None = None) -> PreTrainedModel:
         """Train to the last update (or only to `until`) and return the student with its averaged weights."""
@@ -115,11 +112,7 @@ class Joint:
 
     def averaged(self) -> PreTrainedModel:
         """A copy of the student with the averaged weights."""
-        model = copy.deepcopy(self.student)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(self._average[name])
-        return model.eval().requires_grad_(False)
+        return self._average.applied(self.student).requires_grad_(False)
 
     # ---- one update ------------------------------------------------------------------------------------------------
 
@@ -139,10 +132,7 @@ class Joint:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad()
-        decay = min(self.config.ema_decay, (self.update + 1) / (self.update + 11))  # forgets the start quickly
-        with torch.no_grad():
-            for name, parameter in self.student.named_parameters():
-                self._average[name].lerp_(parameter, 1 - decay)
+        self._average.follow(self.student, self.update + 1, self.config.ema_decay)
         return {"loss": loss.item(), "rate": rate, **numbers}
 
     def _told(self, generator: np.random.Generator, prompts: Sequence[int]) -> tuple[Any, list[tuple[int, ...]]]:
@@ -221,21 +211,18 @@ class Joint:
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
-    def _state_if_new(self) -> dict[str, Any]:
-        return {"config": asdict(self.config)}
-
     def _state(self) -> dict[str, Any]:
         return {
             "config": asdict(self.config),
             "student": self.student.state_dict(),
-            "average": self._average,
+            "average": self._average.weights,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "multiplier": self.multiplier.state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
-        self._average = state["average"]
+        self._average.weights = state["average"]
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.multiplier.restore(state["multiplier"])

@@ -86,7 +86,7 @@ def assert_same_weights(one: Trainer, other: Trainer) -> None:
     assert one.step == other.step
     for (name, mine), theirs in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
-        assert torch.equal(one.average[name], other.average[name]), name
+        assert torch.equal(one.average.weights[name], other.average.weights[name]), name
 
 
 def test_loss_falls_on_a_task_that_can_be_learnt(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The task of any pair of models: prompts and references from a JSONL file or `datasets`, and a metric."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from tw_env.tasks.metrics import metric as metric_of
@@ -99,11 +100,11 @@ class TextPairs:
         return self._score(text, self.references[index])
 
 
-def part_of(prompt: str, seed: int = 0) -> str:
-    """The part of `SHARES` that a prompt without a `split` belongs to: a hash of seed and text decides."""
-    digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+def part_of(key: str, seed: int | str = 0, shares: Mapping[str, float] = SHARES) -> str:
+    """The part that a key (such as a prompt) belongs to: a hash of seed and key decides. The shares add up to 1."""
+    digest = hashlib.sha256(f"{seed}\n{key}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
-    for part, share in SHARES.items():
+    for part, share in shares.items():
         place -= share
         if place < 0:
             return part
