@@ -302,3 +302,16 @@ def test_play_on_a_gpu_equals_the_reference(decoding: str, tmp_path: Path) -> No
     place = {"student": str(tmp_path / "student"), "teacher": str(tmp_path / "teacher"), "device": "cuda"}
     moves = np.random.default_rng(5).choice(3, size=(40, 4), p=[0.5, 0.1, 0.4])
     compare(Play(PLAIN | {"decoding": decoding}, moves.tolist()), place | {"dtype": "float64"})
+
+
+def test_a_truncated_text_is_kept_as_it_stands() -> None:
+    env = Watched(6, **names_of(pair_of()), task=Letters(), max_episode_steps=2)
+    env.reset(seed=0, options={"prompts": np.arange(6)})
+    over, seen = np.zeros(6, bool), 0
+    for _ in range(2):
+        _, _, terminated, truncated, _ = env.step(np.zeros(6, np.int64))
+        for row in np.flatnonzero(truncated & ~over):
+            assert env.game.final[row] == env.finals[row][0]
+            seen += 1
+        over |= terminated | truncated
+    assert seen >= 3, "too few texts are still under way after two tokens"
