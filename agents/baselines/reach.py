@@ -109,7 +109,7 @@ class _Search:
         self.cap, self.most_calls, self.progress = game.cap, most_calls, progress
         self.asks = Action.ASK in game.spec.actions
         self.prompts = [int(prompt) for prompt in prompts]
-        encoded = encode_prompts(self.task, pair, game.cap)
+        encoded = encode_prompts(self.task, pair, game.cap, env.unwrapped.settings.chat)
         self.ids = [encoded[prompt] for prompt in self.prompts]
         self.texts = _texts(env, rows, max(map(len, self.ids), default=1))
         self.ends = np.zeros(pair.vocabulary, bool)
