@@ -51,3 +51,26 @@ def test_the_price_of_the_rows_limit_is_what_spending_costs(tmp_path: Path) -> N
     again = load(tmp_path)
     assert isinstance(again, Gate)
     np.testing.assert_allclose(again.log_probabilities(observations), wanted, atol=1e-5)
+
+
+def test_the_network_runs_only_where_there_is_a_choice() -> None:
+    env = small_game(rows=16)
+    actions = env.game.spec.actions
+    network = random_network(env.layout.size, 3)
+    read = []
+    network.register_forward_hook(lambda module, given, output: read.append(len(given[0])))
+    gate = Gate(env.layout, actions, network, 0.5, at_end=True)
+    observations, _ = env.reset(seed=0)
+    some = 0
+    for _ in range(30):
+        chooses = observations[:, env.layout["would_end"].start] > 0
+        read.clear()
+        logprobs = gate.log_probabilities(observations)
+        assert read == ([int(chooses.sum())] if chooses.any() else [])
+        assert np.array_equal(logprobs[~chooses], np.tile([0.0, -np.inf, -np.inf], (int((~chooses).sum()), 1)))
+        with torch.no_grad():
+            whole = (network(torch.from_numpy(observations)) / 0.5).log_softmax(-1).numpy()
+        np.testing.assert_allclose(logprobs[chooses], whole[chooses], atol=1e-5)
+        some += int(chooses.sum())
+        observations = env.step(np.asarray(gate.predict(observations)[0]))[0]
+    assert some > 10

@@ -99,11 +99,16 @@ class Gate(Policy):
     @torch.inference_mode()
     def log_probabilities(self, observations: Observations, masks: NDArray[np.bool_] | None = None) -> FloatArray:
         """(rows, actions) log-probabilities, -inf where a mask forbids."""
-        logits = self._advantages(observations) / self.temperature
         if masks is None:
-            masks = np.ones(logits.shape, bool)
+            masks = np.ones((len(observations), len(self.actions)), bool)
         if self.at_end:
             masks = masks_at_end(masks, observations, self.layout)
+        logits = torch.zeros(masks.shape)
+        choosing = np.atleast_1d(masks[:, 1:].any(axis=1))
+        if isinstance(self.network, EpisodeNetwork):  # it remembers every place
+            choosing[:] = True
+        if choosing.any():
+            logits[torch.from_numpy(choosing)] = self._advantages(observations[choosing]) / self.temperature
         logits = logits.masked_fill(~torch.from_numpy(masks), -torch.inf)
         return logits.double().log_softmax(-1).numpy()
 
