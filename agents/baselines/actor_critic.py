@@ -14,12 +14,11 @@ from torch import Tensor
 from agents.base import Agent
 from agents.baselines.lagrangian import Log, check_limit
 from agents.pcl import losses
-from agents.pcl.agent import describe, soft_limits
+from agents.pcl.agent import describe, settled, soft_limits
 from agents.pcl.config import PCLConfig
 from agents.pcl.learner import Learner, follow
 from agents.pcl.paths import SiblingPlay
 from agents.rollout import Collector, Episodes
-from tw_env.actions import Action
 from tw_env.policies import Gate
 from tw_env.policies.gate import masks_at_end, priced
 
@@ -72,15 +71,13 @@ class ActorCritic(Agent):
         return self
 
     def _prepare(self, env: VectorEnv) -> None:
-        config, (layout, actions, sampling) = self.config.pcl, describe(env)
+        config, (layout, actions, _) = settled(self.config.pcl, env), describe(env)
         check_limit(config.limit, layout)
         if config.whole_text:
             raise ValueError("Expected whole_text=False: the actor-critic learns from single states. Got True.")
-        limits = soft_limits(env)
-        settled = config.settled(hasattr(env, "game"), sampling, Action.VERIFY in actions, limits is not None)
-        self._learner = Learner(replace(settled, alpha=1.0, alpha_final=1.0), layout, actions, valued=True)
+        self._learner = Learner(replace(config, alpha=1.0, alpha_final=1.0), layout, actions, valued=True)
         self._generator = np.random.default_rng(config.seed)
-        self._siblings = SiblingPlay(env, settled, limits or ()) if settled.siblings else None
+        self._siblings = SiblingPlay(env, config, soft_limits(env) or ()) if config.siblings else None
         self._collector = Collector(env, config.seed)
         self._learner.standardise(self._play(config.seed).observations)
 

@@ -32,7 +32,7 @@ from tw_env.policies import Gate
 from tw_env.rules import Quantity
 from tw_env.schedule import read_rules
 
-__all__ = ["ONLY_LIMIT", "PCL", "Log", "PCLConfig", "describe"]
+__all__ = ["ONLY_LIMIT", "PCL", "Log", "PCLConfig", "describe", "settled"]
 
 Log = Callable[[int, dict[str, float]], object]
 
@@ -101,13 +101,10 @@ class PCL(Agent):
 
     def _prepare(self, env: VectorEnv, demonstrations: Episodes | None) -> None:
         check_autoreset(env)
-        layout, actions, sampling = describe(env)
+        layout, actions, _ = describe(env)
         game = getattr(env, "game", None)
         self._texts: LiveTexts | None = None if game is None else game.texts
-        limits = soft_limits(env)
-        config = self.config.settled(
-            game is not None, sampling, game is not None and Action.VERIFY in actions, limits is not None
-        )
+        limits, config = soft_limits(env), settled(self.config, env)
         self.learner = Learner(config, layout, actions)
         self.policy = self.learner.policy
         self._generator = np.random.default_rng(config.seed)
@@ -190,6 +187,12 @@ class PCL(Agent):
         if isinstance(self._texts, RememberedTexts):
             self._texts.memory.restore(state["memory"])
         self._generator.bit_generator.state = state["generator"]
+
+
+def settled(config: PCLConfig, env: VectorEnv) -> PCLConfig:
+    """The configuration with a value for what this environment decides, see `PCLConfig.settled`."""
+    _, actions, sampling = describe(env)
+    return config.settled(hasattr(env, "game"), sampling, Action.VERIFY in actions, soft_limits(env) is not None)
 
 
 def soft_limits(env: VectorEnv) -> list[float] | None:

@@ -53,8 +53,8 @@ class PCLConfig:
     at_end: bool | None = None
     """Whether the gate calls only where the text would end. None: in games with VERIFY, where one call then settles all
     that was written; elsewhere every token is one more decision whose noise may call in vain."""
-    dropout: float = 0.1
-    """Share of units left out in training a gate that reads the whole text."""
+    dropout: float = 0.3
+    """With siblings, or whole texts: share of units left out in training the gate."""
     initial_rate: float = 0.1
     """P(any action but the first) of the untrained gate; in the game P(call), near what the rules allow."""
     limits: tuple[float, ...] = (0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)

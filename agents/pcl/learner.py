@@ -87,7 +87,8 @@ class Learner:
             if config.whole_text:
                 self.gate = EpisodeNetwork(layout.size, outputs, config.width, config.dropout).eval()
             else:
-                self.gate = ObservationNetwork(layout.size, outputs, config.width)
+                dropout = config.dropout if config.siblings else 0.0
+                self.gate = ObservationNetwork(layout.size, outputs, config.width, dropout).eval()
             needed = not config.siblings if valued is None else valued
             self._values = Values(layout.size, config) if needed else None
         with torch.no_grad():  # start at P(any call) = initial_rate, every kind of call alike

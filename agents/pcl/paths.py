@@ -234,7 +234,6 @@ class SiblingPlay:
         self._prompts = len(env.task.prompts)
         self._fixed, self._range = list(limits), (0.5 * min(config.limits), max(config.limits))
         self._collector = Collector(env, config.seed)
-        self._fresh = np.zeros(0, np.int64)  # prompts of the last round
 
     def demonstrate(self, episodes: Episodes | None) -> None:
         """Keep those paths of other policies that the gate could take."""
@@ -250,10 +249,10 @@ class SiblingPlay:
         """A round of episodes, each in order of its prompt and rule."""
         siblings = self.config.siblings or 2
         count = max(self.config.episodes // siblings, 1)
-        self._fresh = generator.integers(self._prompts, size=count)
+        prompts = generator.integers(self._prompts, size=count)
         rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in self._draw_limits(generator, count).tolist()]
         options = {
-            "prompts": np.repeat(self._fresh, siblings),
+            "prompts": np.repeat(prompts, siblings),
             "rules": [rule for rule in rules for _ in range(siblings)],
         }
         self._collector.restart(seed, options=options)
@@ -262,15 +261,12 @@ class SiblingPlay:
         return played
 
     def batch(self, generator: np.random.Generator) -> Siblings | None:
-        """Siblings of prompts of the last round and of any prompts, half and half, each prompt under a new limit.
+        """Siblings of prompts that were drawn from all, each under a new limit; None while none of those has two paths.
 
-        None while none of those has two paths.
+        Those of the last round are no better examples than others: whoever played a path, what it earns stays true.
         """
         count = self.config.prompts
-        prompts = np.concatenate([
-            generator.choice(self._fresh, size=count // 2),
-            generator.integers(self._prompts, size=count - count // 2),
-        ])  # fmt: skip
+        prompts = generator.integers(self._prompts, size=count)
         return self.store.draw(generator, prompts, self._draw_limits(generator, count), self.config.siblings or 2)
 
     def examples(self, generator: np.random.Generator) -> NDArray[np.float32]:

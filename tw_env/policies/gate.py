@@ -139,6 +139,7 @@ class Gate(Policy):
     @classmethod
     def restore(cls, record: dict[str, Any], folder: Path) -> Gate:
         layout, actions = frame(record)
+        kinds: dict[str, type[ObservationNetwork] | type[EpisodeNetwork]]
         kinds = {"observation": ObservationNetwork, "episode": EpisodeNetwork}
         prices = record.get("prices")
         outputs = len(actions) * (1 if prices is None else 2)

@@ -42,17 +42,23 @@ def _both_scales(observations: Tensor) -> Tensor:
 
 
 class ObservationNetwork(nn.Module):
-    """Numbers (n, outputs) from observations (n, size): standardised, then two hidden layers."""
+    """Numbers (n, outputs) from observations (n, size): standardised, then two hidden layers.
 
-    def __init__(self, inputs: int, outputs: int, width: int = 128) -> None:
+    Args:
+        inputs: size of an observation. outputs: numbers for each. width: units of each layer.
+        dropout: share of the inputs and of the last layer's units left out in training.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int = 128, dropout: float = 0.0) -> None:
         super().__init__()
         self.width = width
         self.standardise = Standardise(inputs)
+        self.dropout = nn.Dropout(dropout)
         self.body = nn.Sequential(nn.Linear(2 * inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.head = nn.Linear(width, outputs)
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.head(self.body(self.standardise(observations)))
+        return self.head(self.dropout(self.body(self.dropout(self.standardise(observations)))))
 
 
 class EpisodeNetwork(nn.Module):
