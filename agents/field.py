@@ -230,19 +230,11 @@ FIELD: tuple[Entry, ...] = (
     Entry(
         "information-limit", Kind.LEARNED, partial(_router, Target.GAIN, True), hidden=True, seeded=True, weight=_ROUTER
     ),
-    Entry("pcl", Kind.LEARNED, partial(_pcl, False, None), hidden=True, seeded=True, weight=_LEARNED),
-    Entry("pcl-no-hidden", Kind.LEARNED, partial(_pcl, False, None), seeded=True, weight=_LEARNED),
+    Entry("pcl", Kind.LEARNED, partial(_pcl, False, None), seeded=True, weight=_LEARNED),
+    Entry("pcl-hidden", Kind.LEARNED, partial(_pcl, False, None), hidden=True, seeded=True, weight=_LEARNED),
     Entry("pcl-whole-text", Kind.LEARNED, partial(_pcl, True, None), hidden=True, seeded=True, weight=_LEARNED),
-    Entry(
-        "pcl-anywhere",
-        Kind.LEARNED,
-        partial(_pcl, False, False),
-        (VERIFYING,),
-        hidden=True,
-        seeded=True,
-        weight=_LEARNED,
-    ),
-    Entry("pcl-offline", Kind.LEARNED, _pcl_offline, (VERIFYING,), hidden=True, seeded=True, weight=_CALIBRATED),
+    Entry("pcl-anywhere", Kind.LEARNED, partial(_pcl, False, False), (VERIFYING,), seeded=True, weight=_LEARNED),
+    Entry("pcl-offline", Kind.LEARNED, _pcl_offline, (VERIFYING,), seeded=True, weight=_CALIBRATED),
     Entry("actor-critic", Kind.LEARNED, _actor_critic, seeded=True, weight=_LEARNED),
     Entry("ppo-lagrangian", Kind.LEARNED, partial(_from_sb3, PPOLagrangian, "ppo"), seeded=True, weight=_SB3),
     Entry(

@@ -25,7 +25,8 @@ import tw_env
 from agents.baselines.calibration import CalibrationConfig
 from agents.evaluation import FREE, NEVER, Ends, Played, Row, make_row, play
 from agents.field import VERIFYING, Arena, Effort, Entry, Rules, choose
-from agents.pcl.recipe import ENVIRONMENT, GATE, Recipe, train_pcl
+from agents.pcl import PCLConfig
+from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
 from agents.recording import Recorded
 from agents.rollout import Predicts
 from scripts import pictures
@@ -66,7 +67,7 @@ class Options:
     """Take a tenth of everything: to see in a minute that it works, not how well."""
     words: int = 3000
     """Held-out words that every policy writes under every rule."""
-    rounds: int = 20
+    rounds: int = 120
     """Training rounds of the gate."""
     demonstrations: int = 20_000
     """Episodes of heuristics that the gate may learn from, too."""
@@ -111,7 +112,7 @@ class Demo:
         self.bars = Stages(SECONDS)
         self.words = np.arange(options.words)
         cuts = CalibrationConfig(LIMITS, prompts=options.calibration)
-        pcl = dataclasses.replace(GATE, iterations=options.rounds, seed=options.seed)
+        pcl = PCLConfig(iterations=options.rounds, seed=options.seed)
         self.effort = Effort(Recipe(pcl, options.demonstrations, cuts), calibration=cuts)
         self.arena = Arena(self.game("policy"), self.game("test"))
 

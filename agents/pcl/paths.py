@@ -234,6 +234,7 @@ class SiblingPlay:
         self._prompts = len(env.task.prompts)
         self._fixed, self._range = list(limits), (0.5 * min(config.limits), max(config.limits))
         self._collector = Collector(env, config.seed)
+        self._last = np.zeros(0, np.int64)  # prompts of the last round
 
     def demonstrate(self, episodes: Episodes | None) -> None:
         """Keep those paths of other policies that the gate could take."""
@@ -249,10 +250,10 @@ class SiblingPlay:
         """A round of episodes, each in order of its prompt and rule."""
         siblings = self.config.siblings or 2
         count = max(self.config.episodes // siblings, 1)
-        prompts = generator.integers(self._prompts, size=count)
+        self._last = generator.integers(self._prompts, size=count)
         rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in self._draw_limits(generator, count).tolist()]
         options = {
-            "prompts": np.repeat(prompts, siblings),
+            "prompts": np.repeat(self._last, siblings),
             "rules": [rule for rule in rules for _ in range(siblings)],
         }
         self._collector.restart(seed, options=options)
@@ -261,18 +262,23 @@ class SiblingPlay:
         return played
 
     def batch(self, generator: np.random.Generator) -> Siblings | None:
-        """Siblings of prompts that were drawn from all, each under a new limit; None while none of those has two paths.
+        """Siblings of prompts of the last round and of any prompts, each prompt under a new limit.
 
-        Those of the last round are no better examples than others: whoever played a path, what it earns stays true.
+        None while none of those has two paths.
         """
         count = self.config.prompts
-        prompts = generator.integers(self._prompts, size=count)
+        last = round(count * (self.config.fresh or 0.0))
+        prompts = np.concatenate([
+            generator.choice(self._last, size=last),
+            generator.integers(self._prompts, size=count - last),
+        ])  # fmt: skip
         return self.store.draw(generator, prompts, self._draw_limits(generator, count), self.config.siblings or 2)
 
     def examples(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """(steps, size) observations of all paths under drawn limits."""
+        """(steps, size) observations of all paths under drawn limits, where the gate has a choice."""
         episodes, _ = self.store.everything()
-        return relabel(episodes, self.store.layout, self._draw_limits(generator, len(episodes))).observations
+        told = relabel(episodes, self.store.layout, self._draw_limits(generator, len(episodes))).observations
+        return told[told[:, self.store.layout["would_end"].start] > 0] if self.config.at_end else told
 
     def _draw_limits(self, generator: np.random.Generator, count: int) -> FloatArray:
         """(count,) of the fixed ones, or log-uniform with two digits."""

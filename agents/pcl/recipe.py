@@ -21,17 +21,11 @@ from tw_env.vector_env import AssistedDecodingVectorEnv
 ENVIRONMENT = {"reward": "quality", "rule": "sample"}
 
 
-#: Few rounds of many episodes: what a prompt's paths earn stays true, so updates need no fresh play.
-GATE = PCLConfig(
-    iterations=30, episodes=1536, updates=66, gate_lr=2e-3, multiplier_step=0.13, checkpoint_every=10
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Recipe:
     """The three stages' sizes."""
 
-    pcl: PCLConfig = GATE
+    pcl: PCLConfig = field(default_factory=PCLConfig)
     """Of learning."""
     demonstrations: int = 40_000
     """Episodes of heuristics that show what calls are good for; 0 for none."""
