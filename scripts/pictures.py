@@ -38,6 +38,7 @@ _FIXED = {  # the same in every picture: colour, marker
 _MARKERS = "vP<>hXpd"
 # of all others: solid lines are ours and those above
 _DASHES = ("-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)))
+LEGEND_LINES, LEGEND_LINE = 4, 0.2  # lines of the legend for which there is room, and inches for each further one
 CROWD = 8  # lines in a panel beyond which only learned agents have bands
 _THEMES = {
     False: {"axes.facecolor": "white", "figure.facecolor": "white", "text.color": "#1c1c1c"},
@@ -171,8 +172,14 @@ def _legend(figure: Figure, panels: Sequence[Panel], columns: int) -> None:
     agents = {line.agent: styles[line.agent] for _, lines, styles in panels for line in lines}
     order = sorted(agents, key=lambda agent: agent != OURS)
     handles = [Line2D([], [], label=name_of(agent), **agents[agent]) for agent in order]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower left", ncols=min(columns, len(handles)), fontsize=9.5)
+    for ncols in range(min(columns, len(handles)), 0, -1):  # as many as the picture is wide
+        legend = figure.legend(handles=handles, loc="outside lower left", ncols=ncols, fontsize=9.5)
+        figure.draw_without_rendering()
+        if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    lines = -(-len(handles) // ncols) if handles else 0
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(lines - LEGEND_LINES, 0))
 
 
 def spend(rows: Sequence[Row], dark: bool = False) -> Figure:

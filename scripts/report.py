@@ -51,6 +51,8 @@ class Options:
     """Folder or hub id of the student; None takes the pair that ships."""
     teacher: str | None = None
     """Folder or hub id of the teacher."""
+    agents: tuple[str, ...] = ()
+    """Only the rows of these agents; all without any."""
     rules: tuple[str, ...] = tuple(f"ask the teacher for at most {limit}% of the tokens" for limit in (5, 10, 20))
     """Rules of those texts, from tight to loose."""
     prompts: int = 1000
@@ -89,6 +91,20 @@ def token_by_token(options: Options) -> list[tuple[Group, list[Example]]]:
     game = one_row(env.env)
     groups = choose_groups(ends.student, ends.teacher, qualities, count=5)
     return collect(game, columns_of(game, policy, options.rules), groups)
+
+
+def rows_of(options: Options) -> list[Row]:
+    """The rows of the wanted agents.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_rows`; or an agent without rows.
+    """
+    rows = read_rows(options.rows)
+    found = dict.fromkeys(str(row["agent"]) for row in rows)
+    missing = [agent for agent in options.agents if agent not in found]
+    if missing:
+        raise ValueError(f"Expected --agents out of {', '.join(found)}; got {', '.join(missing)}.")
+    return [row for row in rows if row["agent"] in options.agents] if options.agents else rows
 
 
 def introduction(rows: Sequence[Row]) -> list[str]:
@@ -131,7 +147,7 @@ def made_by(options: Options, outcomes: Path) -> str:
 def main(options: Options) -> None:
     """Draw and write everything."""
     outcomes = options.outcomes or options.rows.with_suffix(".outcomes")
-    rows, curves = read_rows(options.rows), read_runs(options.runs, outcomes)
+    rows, curves = rows_of(options), read_runs(options.runs, outcomes)
     merged = pooled(rows, outcomes)
     games = summarise(rows, merged, outcomes)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -89,6 +89,24 @@ def test_fixed_agents_alone_can_be_drawn() -> None:
     assert "Is the rule kept?" not in Page(rows).html()
 
 
+def test_the_legend_of_a_crowd_stays_within_the_picture() -> None:
+    rows = [row(f"an agent with quite a long name, number {index}", 0.1, 0.1, 0.1) for index in range(26)]
+    figure = pictures.frontier(rows)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert figure.axes[0].get_window_extent().height > 0.3 * figure.bbox.height
+
+
+def test_only_the_wanted_agents_are_reported(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([row("pcl", 0.1, 0.1, 0.5), row("p-max", 0.1, 0.1, 0.3)]))
+    assert [one["agent"] for one in report.rows_of(report.Options(path, tmp_path, agents=("p-max",)))] == ["p-max"]
+    assert len(report.rows_of(report.Options(path, tmp_path))) == 2
+    with pytest.raises(ValueError, match="out of pcl, p-max; got nobody"):
+        report.rows_of(report.Options(path, tmp_path, agents=("nobody",)))
+
+
 def test_curves_of_a_resumed_run_count_the_repeated_rounds_once(tmp_path: Path) -> None:
     lines = [(0, 1.0), (1, 2.0), (2, 3.0), (1, 5.0), (2, 6.0)]
     log = "".join(json.dumps({"round": at, "return": value, "lambda/0.1": 0.3}) + "\n" for at, value in lines)
