@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -141,9 +141,12 @@ def _oracle(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Pred
 
 
 def _pcl(
-    whole_text: bool, at_end: bool | None, arena: Arena, seed: int, effort: Effort, progress: Progress
+    reads: Mapping[str, Any], at_end: bool | None, arena: Arena, seed: int, effort: Effort, progress: Progress
 ) -> Predicts:
-    recipe = replace(effort.recipe, pcl=replace(effort.recipe.pcl, seed=seed, whole_text=whole_text, at_end=at_end))
+    """Args: reads: settings of a gate that reads more than the observation of the heuristics, if it does."""
+    pcl = replace(effort.recipe.pcl, seed=seed, at_end=at_end, **reads)
+    explored = 4 * effort.recipe.demonstrations if reads else 0
+    recipe = replace(effort.recipe, pcl=pcl, exploration=explored)
     rounds = max(recipe.pcl.iterations, 1)
     return train_pcl(arena.train, recipe, log=lambda done, numbers: progress(0.8 * (done + 1) / rounds, numbers))
 
@@ -190,6 +193,9 @@ def _optimum(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Pre
 
 # ---- the field -------------------------------------------------------------------------------------------------
 
+READS_MORE = {"dropout": 0.3, "fresh": 0.0, "gate_lr": 2e-3}  # or it learns its prompts by heart
+READS_TEXTS = {"whole_text": True, **READS_MORE}
+
 _CALIBRATED = 40.0  # playing a few thousand prompts under many limits, eleven times
 _LEARNED = _SB3 = 150.0
 _ROUTER = 100.0
@@ -230,10 +236,10 @@ FIELD: tuple[Entry, ...] = (
     Entry(
         "information-limit", Kind.LEARNED, partial(_router, Target.GAIN, True), hidden=True, seeded=True, weight=_ROUTER
     ),
-    Entry("pcl", Kind.LEARNED, partial(_pcl, False, None), seeded=True, weight=_LEARNED),
-    Entry("pcl-hidden", Kind.LEARNED, partial(_pcl, False, None), hidden=True, seeded=True, weight=_LEARNED),
-    Entry("pcl-whole-text", Kind.LEARNED, partial(_pcl, True, None), hidden=True, seeded=True, weight=_LEARNED),
-    Entry("pcl-anywhere", Kind.LEARNED, partial(_pcl, False, False), (VERIFYING,), seeded=True, weight=_LEARNED),
+    Entry("pcl", Kind.LEARNED, partial(_pcl, {}, None), seeded=True, weight=_LEARNED),
+    Entry("pcl-hidden", Kind.LEARNED, partial(_pcl, READS_MORE, None), hidden=True, seeded=True, weight=_LEARNED),
+    Entry("pcl-whole-text", Kind.LEARNED, partial(_pcl, READS_TEXTS, None), hidden=True, seeded=True, weight=_LEARNED),
+    Entry("pcl-anywhere", Kind.LEARNED, partial(_pcl, {}, False), (VERIFYING,), seeded=True, weight=_LEARNED),
     Entry("pcl-offline", Kind.LEARNED, _pcl_offline, (VERIFYING,), seeded=True, weight=_CALIBRATED),
     Entry("actor-critic", Kind.LEARNED, _actor_critic, seeded=True, weight=_LEARNED),
     Entry("ppo-lagrangian", Kind.LEARNED, partial(_from_sb3, PPOLagrangian, "ppo"), seeded=True, weight=_SB3),

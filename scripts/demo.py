@@ -113,7 +113,7 @@ class Demo:
         self.words = np.arange(options.words)
         cuts = CalibrationConfig(LIMITS, prompts=options.calibration)
         pcl = PCLConfig(iterations=options.rounds, seed=options.seed)
-        self.effort = Effort(Recipe(pcl, options.demonstrations, cuts), calibration=cuts)
+        self.effort = Effort(Recipe(pcl, options.demonstrations, calibration=cuts), calibration=cuts)
         self.arena = Arena(self.game("policy"), self.game("test"))
 
     def game(self, split: str, accept: str = "exact") -> Recorded:

@@ -28,6 +28,9 @@ OF_THE_GAME = (  # what a run can't change
 )  # fmt: skip
 
 
+SHOWN = "demonstrations", "exploration"  # of the recipe: episodes that learning begins with
+
+
 @dataclass
 class Options:
     """Train a gate on the policy split of a task."""
@@ -93,8 +96,9 @@ def check_resumed(options: Options) -> None:
         return
     before, now = json.loads(path.read_text()), record(options)
     for settings in (before, now):
-        settings["demonstrations"] = settings["recipe"]["demonstrations"]
-    changed = [name for name in (*OF_THE_GAME, "demonstrations") if before.get(name) != now[name]]
+        for name in SHOWN:
+            settings[name] = settings["recipe"].get(name, 0)
+    changed = [name for name in (*OF_THE_GAME, *SHOWN) if before.get(name) != now[name]]
     if changed:
         told = ", ".join(f"{name} {before.get(name)!r} before, {now[name]!r} now" for name in changed)
         raise ValueError(

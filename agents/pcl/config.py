@@ -32,9 +32,8 @@ class PCLConfig:
     prompts: int = 64
     """With siblings: prompts a gradient step. (`batch`, `replayed`, `demonstrated`, `capacity`, `value_lr`,
     `path_lengths` and `lag` are for V as networks.)"""
-    fresh: float | None = None
-    """With siblings: share of a gradient step's prompts that were played last; the others are any. None: 0 for a gate
-    that calls only at the end of a text, whose few paths are soon all known, .5 elsewhere."""
+    fresh: float = 0.5
+    """With siblings: share of a gradient step's prompts that were played last; the others are any."""
     paths: int = 8
     """With siblings: distinct paths kept of each prompt."""
     path_lengths: tuple[int, ...] = (0,)
@@ -56,9 +55,8 @@ class PCLConfig:
     at_end: bool | None = None
     """Whether the gate calls only where the text would end. None: in games with VERIFY, where one call then settles all
     that was written; elsewhere every token is one more decision whose noise may call in vain."""
-    dropout: float | None = None
-    """Share of inputs and of the last layer's units left out in training the gate. None: .3 if it calls only at the
-    end of a text, since a prompt has few such states, 0 elsewhere."""
+    dropout: float = 0.0
+    """With siblings: share of inputs and of the last layer's units left out in training the gate."""
     initial_rate: float = 0.1
     """P(any action but the first) of the untrained gate; in the game P(call), near what the rules allow."""
     limits: tuple[float, ...] = (0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -124,13 +122,10 @@ class PCLConfig:
             )
         if not in_game and (self.whole_text or self.at_end):
             raise ValueError("Expected whole_text and at_end to be left alone outside this project's game, got True.")
-        at_end = (verifies and siblings > 0) if self.at_end is None else self.at_end
         return replace(
             self,
             siblings=siblings,
-            at_end=at_end,
-            dropout=(0.3 if at_end else 0.0) if self.dropout is None else self.dropout,
-            fresh=(0.0 if at_end else 0.5) if self.fresh is None else self.fresh,
+            at_end=(verifies and siblings > 0) if self.at_end is None else self.at_end,
             bootstrap=in_game if self.bootstrap is None else self.bootstrap,
             stochastic=sampling if self.stochastic is None else self.stochastic,
         )

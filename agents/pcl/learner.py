@@ -85,9 +85,9 @@ class Learner:
             self.gate: ObservationNetwork | EpisodeNetwork
             outputs = len(actions) * (2 if config.siblings else 1)  # see `Gate`'s prices
             if config.whole_text:
-                self.gate = EpisodeNetwork(layout.size, outputs, config.width, config.dropout or 0.0).eval()
+                self.gate = EpisodeNetwork(layout.size, outputs, config.width, config.dropout).eval()
             else:
-                self.gate = ObservationNetwork(layout.size, outputs, config.width, config.dropout or 0.0).eval()
+                self.gate = ObservationNetwork(layout.size, outputs, config.width, config.dropout).eval()
             needed = not config.siblings if valued is None else valued
             self._values = Values(layout.size, config) if needed else None
         with torch.no_grad():  # start at P(any call) = initial_rate, every kind of call alike

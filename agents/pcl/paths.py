@@ -267,7 +267,7 @@ class SiblingPlay:
         None while none of those has two paths.
         """
         count = self.config.prompts
-        last = round(count * (self.config.fresh or 0.0))
+        last = round(count * self.config.fresh)
         prompts = np.concatenate([
             generator.choice(self._last, size=last),
             generator.integers(self._prompts, size=count - last),
@@ -275,10 +275,14 @@ class SiblingPlay:
         return self.store.draw(generator, prompts, self._draw_limits(generator, count), self.config.siblings or 2)
 
     def examples(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """(steps, size) observations of all paths under drawn limits, where the gate has a choice."""
+        """(steps, size) observations of all paths under drawn limits.
+
+        An input that dropout leaves out counts as its mean, which then is that of the states with a choice.
+        """
         episodes, _ = self.store.everything()
         told = relabel(episodes, self.store.layout, self._draw_limits(generator, len(episodes))).observations
-        return told[told[:, self.store.layout["would_end"].start] > 0] if self.config.at_end else told
+        choosing = told[:, self.store.layout["would_end"].start] > 0
+        return told[choosing] if self.config.at_end and self.config.dropout else told
 
     def _draw_limits(self, generator: np.random.Generator, count: int) -> FloatArray:
         """(count,) of the fixed ones, or log-uniform with two digits."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from agents.baselines.calibration import CalibrationConfig, calibrate
-from agents.pcl.agent import PCL, Log, PCLConfig, settled
+from agents.pcl.agent import PCL, Log, PCLConfig
+from agents.pcl.logged import log_behaviour
 from agents.rollout import Collector, Episodes
 from tw_env.actions import Action
 from tw_env.policies import ScoreThreshold
@@ -27,46 +27,33 @@ class Recipe:
 
     pcl: PCLConfig = field(default_factory=PCLConfig)
     """Of learning."""
-    demonstrations: int = 40_000
-    """Episodes of heuristics that show what calls are good for; 0 for none."""
+    demonstrations: int = 12_000
+    """Episodes of the heuristics that show what calling late, or when unsure, is good for; 0 for none."""
+    exploration: int = 0
+    """Further episodes that show every prompt several policies, see `agents.pcl.logged`; for gates which read so much
+    that they have to know the paths of all prompts."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     """Of the cut."""
 
 
-def demonstrate(env: AssistedDecodingVectorEnv, episodes: int, seed: int, at_end: bool = False) -> Episodes | None:
-    """Off-policy paths: heuristics that go through all prompts in turn, with cuts drawn anew over their whole range.
-
-    A gate compares paths of one prompt, so what counts is that most prompts have several.
-
-    Args:
-        at_end: only by heuristics that call where the text would end.
-    """
+def demonstrate(env: AssistedDecodingVectorEnv, episodes: int, seed: int) -> Episodes | None:
+    """Off-policy paths: heuristics of every call kind in the game, each with cuts drawn anew over its whole range."""
     if episodes == 0:
         return None
     generator = np.random.default_rng(seed)
-    actions, prompts = env.game.spec.actions, len(env.task.prompts)
-    scores = [] if at_end else [("p_max", 0.0, 0.7), ("chain_surprise", 0.0, 3.0)]
+    actions = env.game.spec.actions
+    scores = [("p_max", 0.0, 0.7), ("chain_surprise", 0.0, 3.0)]
     if Action.VERIFY in actions:
-        scores += [("surprise_at_end", 0.0, 3.0), ("random_at_end", -1.0, -0.3)]
+        scores.append(("surprise_at_end", 0.0, 3.0))
     collector, parts = Collector(env, seed), []
-    rounds = max(episodes // 5000, len(scores))
-    orders = {score: _in_turn(generator, prompts) for score, _, _ in scores}
+    rounds = max(episodes // 1000, len(scores))
     for turn in range(rounds):
         score, low, high = scores[turn % len(scores)]
-        size = (turn + 1) * episodes // rounds - turn * episodes // rounds
-        shown = list(islice(orders[score], size))
         cut = CutTable(default=float(generator.uniform(low, high)))
         policy = ScoreThreshold(env.layout, actions, score, cut, actions[-1])
-        policy.seed(seed + turn)
-        collector.restart(seed + turn + 1, options={"prompts": shown})
-        parts.append(collector.collect_first(policy, size))
+        parts.append(collector.collect(policy, episodes // rounds))
+        collector.restart(seed + turn + 1)
     return Episodes.join(parts)
-
-
-def _in_turn(generator: np.random.Generator, prompts: int) -> Iterator[int]:
-    """All prompts in a random order, again and again."""
-    while True:
-        yield from generator.permutation(prompts).tolist()
 
 
 def train_pcl(
@@ -87,8 +74,10 @@ def train_pcl(
     recipe = Recipe() if recipe is None else recipe
     tell = stage or (lambda name: None)
     tell("demonstrations")
-    at_end = bool(settled(recipe.pcl, env).at_end)
-    shown = demonstrate(env, recipe.demonstrations, recipe.pcl.seed + 17, at_end)
+    shown = demonstrate(env, recipe.demonstrations, recipe.pcl.seed + 17)
+    if recipe.exploration:
+        explored = log_behaviour(env, recipe.exploration, recipe.pcl.seed + 19, each=4).episodes
+        shown = explored if shown is None else Episodes.join([shown, explored])
     tell("learning")
     agent = PCL(recipe.pcl).learn(env, shown, folder, resume, log)
     tell("calibration")
