@@ -143,7 +143,7 @@ def _oracle(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Pred
 def _pcl(
     reads: Mapping[str, Any], at_end: bool | None, arena: Arena, seed: int, effort: Effort, progress: Progress
 ) -> Predicts:
-    """Args: reads: settings of a gate that reads more than the observation of the heuristics, if it does."""
+    """`reads` are settings of a gate that reads more than the heuristics' observations; empty for one that doesn't."""
     pcl = replace(effort.recipe.pcl, seed=seed, at_end=at_end, **reads)
     explored = 4 * effort.recipe.demonstrations if reads else 0
     recipe = replace(effort.recipe, pcl=pcl, exploration=explored)
@@ -193,7 +193,7 @@ def _optimum(arena: Arena, seed: int, effort: Effort, progress: Progress) -> Pre
 
 # ---- the field -------------------------------------------------------------------------------------------------
 
-READS_MORE = {"dropout": 0.3, "fresh": 0.0, "gate_lr": 2e-3}  # or it learns its prompts by heart
+READS_MORE = {"dropout": 0.3, "fresh": 0.0, "gate_lr": 2e-3}  # without dropout it learns its prompts by heart
 READS_TEXTS = {"whole_text": True, **READS_MORE}
 
 _CALIBRATED = 40.0  # playing a few thousand prompts under many limits, eleven times

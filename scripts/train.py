@@ -26,9 +26,7 @@ SETTINGS = "settings.json"
 OF_THE_GAME = (  # what a run can't change
     "env", "student", "teacher", "data", "metric", "template", "rows", "actions", "hidden", "limit", "max_new_tokens",
 )  # fmt: skip
-
-
-SHOWN = "demonstrations", "exploration"  # of the recipe: episodes that learning begins with
+SHOWN = "demonstrations", "exploration"  # settings of the recipe: episodes that learning begins with
 
 
 @dataclass
