@@ -69,7 +69,7 @@ class Options:
     """Held-out words that every policy writes under every rule."""
     rounds: int = 120
     """Training rounds of the gate."""
-    demonstrations: int = 20_000
+    demonstrations: int = 12_000
     """Episodes of heuristics that the gate may learn from, too."""
     calibration: int = 1500
     """Words of the policy split on which cuts are calibrated."""
