@@ -54,7 +54,7 @@ class Options:
     """JSON file of the rows; rows that it holds already are kept and not measured again."""
     sweep: Path | None = None
     """TOML file with any of these options; those of the command line count more."""
-    task: Literal["pronounce", "text"] = "pronounce"
+    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
     """Which task."""
     quick: bool = False
     """Few words, little training, one seed: to see that it runs (under 3 minutes), not who is best."""
@@ -79,9 +79,9 @@ class Options:
     teacher: str | None = None
     """Folder or hub id of the teacher."""
     data: str | None = None
-    """For the text task: JSONL with `prompt` and `reference`, or a `datasets` name; None takes the sample."""
-    metric: str = "exact"
-    """For the text task: chrf, bleu, rougeL, exact or edit."""
+    """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
+    metric: str | None = None
+    """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
     max_new_tokens: int | None = None
     """Cap on new tokens; None takes the task's."""
     rows: int = PROMPTS_A_ROUND
@@ -119,13 +119,11 @@ class Options:
     def setting(self) -> Setting:
         """What all runs share."""
         arguments: dict[str, Any] = {"device": self.device}
-        for name in ("student", "teacher", "data", "max_new_tokens"):
+        for name in ("student", "teacher", "data", "metric", "max_new_tokens"):
             if (value := getattr(self, name)) is not None:
                 arguments[name] = value
-        if self.task == "text":
-            arguments["metric"] = self.metric
         return Setting(
-            id=f"{tw_env.__name__}/{'Pronounce' if self.task == 'pronounce' else 'Text'}Verify-v0",
+            id=f"{tw_env.__name__}/{self.task.capitalize()}Verify-v0",
             arguments=arguments, prompts=self.prompts, rows=self.rows, effort=self.effort,
             outcomes=self.outcomes or self.out.with_suffix(".outcomes"), policies=self.policies,
             threads=self.threads or int(self.workers > 1),

@@ -228,7 +228,12 @@ def _wait(device: torch.device) -> None:
 
 
 def modelled(table: LatencyTable, outputs: Sequence[Output]) -> FloatArray:
-    """(outputs,) milliseconds by the table: c_S for each step, c_T(unread tokens) for each call."""
-    numbers = np.array([(one.steps, one.calls, one.read - one.calls) for one in outputs], np.float64)
-    ms: FloatArray = numbers @ np.array([table.student_ms, table.teacher_ms, table.teacher_ms_per_token])
+    """(outputs,) milliseconds by the table: c_S for each step, c_T(unread tokens) for each call, and the encoders."""
+    numbers = np.array(
+        [(one.steps, one.calls, one.read - one.calls, one.steps > 0, one.calls > 0) for one in outputs], np.float64
+    )
+    prices = (
+        table.student_ms, table.teacher_ms, table.teacher_ms_per_token, table.student_prompt_ms, table.teacher_prompt_ms
+    )  # fmt: skip
+    ms: FloatArray = numbers @ np.array(prices)
     return ms

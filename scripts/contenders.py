@@ -21,13 +21,12 @@ from scripts.clock import Played
 from scripts.evaluate import read_policy
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.reading import rule_reader
-from tw_env.policies import load, speculative, student_alone, teacher_alone
+from tw_env.policies import load, shipped, speculative, student_alone, teacher_alone
 from tw_env.rules import Constraint, Quantity
 from tw_env.settings import encode_prompts
-from tw_env.tasks import pronounce
+from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.task import Task
 
-SHIPPED = "pronounce-pcl"
 HEURISTICS = {"p-max": "p_max", "surprise-at-end": "surprise_at_end"}
 NEVER, FREE = (Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in (0.0, math.inf))
 
@@ -182,8 +181,9 @@ def frontiers(field: Field, options: Any) -> list[Contender]:
     for name, score in HEURISTICS.items():
         policy = Heuristic(score, config=config).learn(field.training.env).policy
         found += [Contender(name, "heuristic", policy, rule, field.env) for rule in rules]
-    shipped = (SHIPPED,) if options.task == "pronounce" and options.student is None else ()
-    for name in (*shipped, *options.policy):
+    ours = f"{options.task}-pcl"
+    named = (ours,) if options.student is None and ours in shipped() else ()
+    for name in (*named, *options.policy):
         policy = read_policy(name)
         kind = "learned" if hasattr(policy, "network") else "heuristic"
         env = _game_for(field, policy)
@@ -207,7 +207,7 @@ def joint(field: Field, folder: Path, limits: Sequence[float]) -> list[Contender
     """A student that is told its rule in words and asks by a token of its own."""
     model = folder / "model" if (folder / "model").is_dir() else folder
     policy: Any = load(model)
-    teacher = field.options.teacher or str(pronounce.TEACHER)
+    teacher = field.options.teacher or str(shipped_pair(field.options.task).teacher)
     load_pair(str(model), teacher, device=field.options.device)  # refused early if the two don't fit
     env = Recorded(
         tw_env.make_vec(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from scripts.command import run
 from scripts.evaluate import read_policy
+from tw_env import policies
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.prompts import encode
 from tw_env.generate import Assisted, assisted
@@ -29,8 +30,9 @@ from tw_env.policies.policy import CONFIG
 from tw_env.render import legend, marked, wants_colour
 from tw_env.rules import Constraint, Quantity, parse
 from tw_env.settings import DEFAULT_RULE
-from tw_env.tasks import pronounce
-from tw_env.tasks.wording import fill
+from tw_env.tasks import pronounce, summarize, translate
+from tw_env.tasks.shipped import shipped_pair
+from tw_env.tasks.wording import fill, worded
 
 SETTINGS = "settings.json"  # of a run of scripts.train
 
@@ -39,9 +41,9 @@ SETTINGS = "settings.json"  # of a run of scripts.train
 class Options:
     """Write texts with a policy under a rule."""
 
-    policy: str = "pronounce-pcl"
+    policy: str | None = None
     """A run, a saved policy's folder, a shipped one's name, student, teacher, speculative, speculative-K, or a student
-    with an ask token of its own."""
+    with an ask token of its own; None takes the gate that ships for the task."""
     rule: str = DEFAULT_RULE
     """A rule in words; it binds the average over all texts."""
     words: str | None = None
@@ -50,8 +52,9 @@ class Options:
     """Prompts."""
     prompts_file: Path | None = None
     """File with a prompt a line, after those of --prompt; - reads standard input."""
-    task: Literal["pronounce", "text"] = "pronounce"
-    """How a prompt is put to the models: pronounce spells a word (hello becomes h e l l o >), text leaves it be."""
+    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
+    """Whose pair writes, and how a prompt is put to it: pronounce spells a word (hello becomes h e l l o >), translate
+    (en-it) and summarize say what is wanted unless the pair has an encoder, text leaves it be."""
     template: str | None = None
     """What the models read, with {text} where a prompt goes; None leaves it to the task."""
     chat: bool = False
@@ -96,10 +99,21 @@ def spelled(word: str) -> str:
     return word if word.endswith(" >") else pronounce.prompt(word)
 
 
-#: How each task puts a bare prompt to the models, and its cap on new tokens.
-TASKS: dict[str, tuple[Callable[[str], str], int]] = {
-    "pronounce": (spelled, pronounce.MAX_NEW_TOKENS), "text": (str, 32),
+CAPS = {
+    "pronounce": pronounce.MAX_NEW_TOKENS, "translate": translate.MAX_NEW_TOKENS,
+    "summarize": summarize.MAX_NEW_TOKENS, "text": 32,
 }  # fmt: skip
+"""On new tokens, of each task."""
+WORDINGS = {"translate": translate.wording(*translate.PAIR.split("-")), "summarize": summarize.WORDING}
+
+
+def as_read(options: Options, prompts: Sequence[str], pair: Pair) -> list[str]:
+    """The prompts as the task, or the template, puts them to the models."""
+    if options.template is not None:
+        return fill(options.template, prompts)
+    if options.task == "pronounce":
+        return [spelled(prompt) for prompt in prompts]
+    return worded(prompts, WORDINGS.get(options.task), pair.encoder_decoder, options.chat)
 
 
 def read_prompts(options: Options) -> list[str]:
@@ -139,17 +153,31 @@ class Players:
     shipped: bool
 
 
+def gate_of(task: str) -> str:
+    """The shipped gate of a task.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = f"{'pronounce' if task == 'text' else task}-pcl"
+    if name not in policies.shipped():
+        known = ", ".join(policies.shipped())
+        raise ValueError(f"Expected --policy, since no gate ships for --task {task}; these ship: {known}.")
+    return name
+
+
 def players_of(options: Options) -> Players:
     """What `--policy`, `--student` and `--teacher` mean.
 
     Raises:
         FileNotFoundError, ValueError: see `tw_env.decoding.loading.load_pair` and `scripts.evaluate.read_policy`.
     """
-    folder, student, teacher = Path(options.policy), options.student, options.teacher
+    name = gate_of(options.task) if options.policy is None else options.policy
+    folder, student, teacher = Path(name), options.student, options.teacher
     if (folder / SETTINGS).is_file():  # a run tells its pair
         told = json.loads((folder / SETTINGS).read_text())
         student, teacher = student or told.get("student"), teacher or told.get("teacher")
-    policy: Any = options.policy
+    policy: Any = name
     homes = [home for home in (folder, folder / "policy", folder / "model") if (home / CONFIG).is_file()]
     own = next((home for home in (folder, folder / "model") if asks(home)), None)
     if homes:
@@ -159,7 +187,9 @@ def players_of(options: Options) -> Players:
     if own is not None:
         student = student or str(own)
     shipped = student is None and teacher is None
-    student, teacher = student or str(pronounce.STUDENT), teacher or str(pronounce.TEACHER)
+    if student is None or teacher is None:
+        ours = shipped_pair(options.task)
+        student, teacher = student or str(ours.student), teacher or str(ours.teacher)
     return Players(load_pair(student, teacher, device=options.device), policy, shipped)
 
 
@@ -188,12 +218,11 @@ class Text:
 
 def write(options: Options, players: Players, prompts: Sequence[str], colour: bool) -> Iterator[Text]:
     """The texts in order, `rows` at a time, or one at a time where they stream."""
-    pair, (put, cap) = players.pair, TASKS[options.task]
+    pair, cap = players.pair, CAPS[options.task]
     cap = options.max_new_tokens or (players.policy.layout.cap if hasattr(players.policy, "layout") else cap)
-    latency = options.latency or (pronounce.LATENCY if players.shipped else None)
+    latency = options.latency or (shipped_pair(options.task).latency if players.shipped else None)
     prices = None if options.prices is None else dict(zip(("call", "read", "written"), options.prices, strict=True))
-    worded = [put(prompt) for prompt in prompts] if options.template is None else fill(options.template, prompts)
-    encoded = encode(worded, pair, options.chat)
+    encoded = encode(as_read(options, prompts, pair), pair, options.chat)
     filler = pair.end_tokens[0]
     count = 1 if options.stream else options.rows
     drawing = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if options.decoding == "sampling" else {}

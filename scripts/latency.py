@@ -55,7 +55,7 @@ class Options:
     limit: tuple[float, ...] = (0.03, 0.05, 0.1, 0.15, 0.2)
     """Rules of frontiers: calls per token."""
     policy: tuple[str, ...] = ()
-    """Folders of saved policies, or names of shipped ones; pronounce-pcl plays where its pair does."""
+    """Folders of saved policies, or names of shipped ones; the task's shipped gate plays where its pair does."""
     joint: tuple[Path, ...] = ()
     """Folders that scripts.joint wrote, each with a student that reads its rule and asks by itself."""
     student: str | None = None

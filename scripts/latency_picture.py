@@ -62,7 +62,7 @@ def _frontiers(ax: Axes, rows: Sequence[Row]) -> None:
         mine = sorted((row for row in rows if row["policy"] == name), key=lambda row: float(row["clock_ms"]))
         columns = ("calls_per_token", "clock_ms", "recovered_gap", "recovered_gap_low", "recovered_gap_high")
         limit, *numbers = (_column(mine, column) for column in columns)
-        lines.append(Line("pcl" if name == "pronounce-pcl" else name, mine[0]["kind"], limit, *numbers))
+        lines.append(Line("pcl" if name == f"{rows[0]['task']}-pcl" else name, mine[0]["kind"], limit, *numbers))
     for line, style in zip(lines, styles_of(lines, dark=False).values(), strict=True):
         ax.plot(line.calls, line.gap, label=name_of(line.agent), **style)
         ax.fill_between(line.calls, line.low, line.high, color=style["color"], alpha=0.12, linewidth=0)

@@ -1,26 +1,40 @@
 """The pairs of translation and summarisation, from the prepared data to models with cards; a stopped run continues."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from agents.supervised import SupervisedConfig, Targets
 from scripts.debian_data import LEAD, METRICS
 from scripts.text_card import Judged, complaints, judged, read_meta, ship, write_card
-from scripts.text_pair import MAIN, ModelRecipe, encode, evaluate, tokenizer_of, train, written_by
-from tw_env.decoding.loading import resolve_device
+from scripts.text_pair import (
+    COPYING,
+    MAIN,
+    MODEL,
+    ModelRecipe,
+    beginnings,
+    encode,
+    evaluate,
+    tokenizer_of,
+    train,
+    written_by,
+)
+from tw_env.decoding.latency import measure
+from tw_env.decoding.loading import load_pair, resolve_device
 from tw_env.tasks import summarize, translate
 from tw_env.tasks.metrics import corpus
 from tw_env.tasks.prepared import SUMMARIZE, debian_folder
-from tw_env.tasks.pronounce import DATA as PRONOUNCE
+from tw_env.tasks.shipped import DATA, ShippedPair
 from tw_env.tasks.text import TextPairs
 
+COPYING_RATE = 4e-3
 WATCHED = 300  # prompts of dev that a checkpoint is judged by
 
 
@@ -31,19 +45,22 @@ class TextPair(ABC):
     task: ClassVar[str]
     work_dir: Path | None = None
     """Where tokenizer, checkpoints, the teacher's outputs and the models live; None takes runs/prepare-TASK."""
-    out: Path = PRONOUNCE.parent
+    out: Path = DATA
     """Where a pair that is fit to be shipped is copied, into TASK/student and TASK/teacher."""
-    parts: tuple[Literal["teacher", "student", "cards"], ...] = ("teacher", "student", "cards")
-    """What to make, each from those before it; cards judges both models and ships them."""
+    parts: tuple[Literal["teacher", "student", "cards", "latency"], ...] = ("teacher", "student", "cards", "latency")
+    """What to make, each from those before it; cards judges both models and ships them, latency times the shipped."""
     vocabulary: int = 6144
     """Tokens of the tokenizer."""
-    teacher_steps: int = 3000
+    copying_steps: int = 250
+    """First updates of both models, in which they copy the beginnings of the texts that they read: a model that can
+    look back into its source learns the rest much sooner."""
+    teacher_steps: int = 1100
     """Updates of the teacher."""
-    teacher_decay: int = 1500
+    teacher_decay: int = 900
     """Last updates of the teacher, over which the learning rate falls to zero."""
-    student_steps: int = 4000
+    student_steps: int = 1200
     """Updates of the student."""
-    student_decay: int = 2000
+    student_decay: int = 900
     """Last updates of the student, over which the learning rate falls to zero."""
     batch_size: int = 128
     """Prompts per update."""
@@ -76,12 +93,12 @@ class TextPair(ABC):
         """Eight million parameters and 1.4 million, most of these embeddings."""
         shared: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
         teacher = SupervisedConfig(
-            self.teacher_steps, self.teacher_decay, learning_rate=4e-3, ema_decay=0.99,
+            self.teacher_steps, self.teacher_decay, learning_rate=2e-3, embedding_rate=20.0, ema_decay=0.99,
             checkpoint_every=self.checkpoint_every, **shared,
         )  # fmt: skip
         student = SupervisedConfig(
-            self.student_steps, self.student_decay, learning_rate=8e-3, ema_decay=0.995, weight_decay=0.0,
-            checkpoint_every=2 * self.checkpoint_every, **shared,
+            self.student_steps, self.student_decay, learning_rate=4e-3, embedding_rate=20.0, ema_decay=0.99,
+            weight_decay=0.0, checkpoint_every=2 * self.checkpoint_every, **shared,
         )  # fmt: skip
         return {
             "teacher": ModelRecipe("teacher", 256, 4, 4, heads=4, intermediate=512, training=teacher),
@@ -102,7 +119,7 @@ class TextPair(ABC):
             scores, nats = evaluate(model, tokenizer, watched, [MAIN[self.task]])
             return f"dev {MAIN[self.task]} {100 * scores[MAIN[self.task]].score:.2f}, nats {nats:.3f}"
 
-        weights = self.work / "teacher" / "model"
+        weights = self.work / "teacher" / MODEL
         for role, recipe in self.recipes().items():
             if role not in self.parts:
                 continue
@@ -111,9 +128,31 @@ class TextPair(ABC):
                 teacher = AutoModelForSeq2SeqLM.from_pretrained(weights, dtype="float32").eval().to(device)
                 path = weights / "model.safetensors"
                 targets = written_by(teacher, path, prompts, pair.max_new_tokens, self.work / role)
-            train(recipe, tokenizer, (prompts, targets), judge, self.work / role, self.workers, device)
+            begun = self.copying(recipe, tokenizer, prompts, judge, device)
+            train(recipe, tokenizer, (prompts, targets), judge, self.work / role, self.workers, device, begun)
         if "cards" in self.parts:
             self.finish()
+        if "latency" in self.parts:
+            self.time(int(np.median([len(ids) for ids in prompts])))
+
+    def copying(
+        self,
+        recipe: ModelRecipe,
+        tokenizer: PreTrainedTokenizerFast,
+        prompts: Sequence[Sequence[int]],
+        judge: Callable[[PreTrainedModel], str],
+        device: torch.device,
+    ) -> PreTrainedModel | None:
+        """The model that copies; one that stands in the work folder is read. None for no such updates."""
+        if not self.copying_steps:
+            return None
+        steps, decay = self.copying_steps, self.copying_steps // 3
+        learning = replace(recipe.training, steps=steps, decay_steps=decay, learning_rate=COPYING_RATE, ema_decay=0.95)
+        copies = replace(recipe, role=f"{recipe.role}, copying", training=learning)
+        folder, end = self.work / recipe.role / COPYING, tokenizer.convert_tokens_to_ids(tokenizer.eos_token)
+        train(copies, tokenizer, (prompts, beginnings(prompts, end)), judge, folder, self.workers, device)
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(folder / MODEL, dtype="float32")
+        return model
 
     def finish(self) -> None:
         """Judge both models on dev and test, write their cards, and ship them if they are fit for it."""
@@ -122,7 +161,7 @@ class TextPair(ABC):
         trivial = {split: self.trivial(task) for split, task in parts.items()}
         models: dict[str, Judged] = {}
         for role, recipe in self.recipes().items():
-            folder = self.work / role / "model"
+            folder = self.work / role / MODEL
             models[role] = judged(folder, parts, self.task)
             write_card(folder, recipe, models[role], trivial, meta, self.command(role))
             for split, scores in models[role].scores.items():
@@ -134,6 +173,16 @@ class TextPair(ABC):
         ship(self.work, self.out / self.task)
         print(f"shipped to {self.out / self.task}")
 
+    def time(self, prompt: int) -> None:
+        """Measure the shipped pair's latency table, for prompts of so many tokens; nothing where none was shipped."""
+        shipped = ShippedPair(self.out / self.task)
+        if not shipped.teacher.is_dir():
+            print(f"no pair in {shipped.folder}, so no latency to measure")
+            return
+        table = measure(load_pair(str(shipped.student), str(shipped.teacher), device="cpu"), prompt)
+        table.save(shipped.latency)
+        print(f"latency at batch 1, one thread: {table}")
+
     def trivial(self, task: TextPairs) -> dict[str, float]:
         """Scores of what needs no model: the source as its translation, its first words as the summary."""
         lead = LEAD if self.task == SUMMARIZE else None
@@ -143,7 +192,8 @@ class TextPair(ABC):
     def command(self, role: str) -> str:
         """What makes a model again."""
         training = self.recipes()[role].training
-        wanted = f"--{role}-steps {training.steps} --{role}-decay {training.decay_steps}"
+        wanted = f"--copying-steps {self.copying_steps} "
+        wanted += f"--{role}-steps {training.steps} --{role}-decay {training.decay_steps}"
         return f"python -m scripts.prepare {self.task} {wanted} --batch-size {self.batch_size}"
 
 

@@ -41,12 +41,12 @@ class Options:
     """Folder with training runs, searched for log.jsonl, for learning curves; None: the sweep's runs of seed 0."""
     policy: str | None = None
     """Folder of a saved policy, or name of a shipped one, to show texts token by token."""
-    task: Literal["pronounce", "text"] = "pronounce"
+    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
     """Task of those texts."""
     data: str | None = None
-    """For the text task: JSONL with `prompt` and `reference`, or a `datasets` name."""
-    metric: str = "exact"
-    """For the text task: chrf, bleu, rougeL, exact or edit."""
+    """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
+    metric: str | None = None
+    """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None takes the task's."""
     student: str | None = None
     """Folder or hub id of the student; None takes the pair that ships."""
     teacher: str | None = None

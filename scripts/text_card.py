@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from scripts.debian_data import METRICS
-from scripts.text_pair import MAIN, TOOK, ModelRecipe, evaluate
+from scripts.text_pair import COPIED, COPYING, MAIN, TOOK, ModelRecipe, evaluate
 from tw_env.tasks.metrics import CorpusScore
 from tw_env.tasks.prepared import META
 from tw_env.tasks.text import TextPairs
@@ -34,7 +34,7 @@ precision. The tokenizer, byte-pair encoding with {vocabulary:,} tokens trained 
 models; what has no token is written as bytes, so rules in words can be read, but nothing was trained on them.
 
 Fitted from scratch on {prompts:,} prompts of `pair`, targets: {taught}; {steps:,} updates of {batch_size} prompts
-({epochs} epochs), {optimizer}, moving average of the weights, {cpu_minutes} processor minutes, seed {seed}.
+({epochs} epochs){copied}, {optimizer}, moving average of the weights, {cpu_minutes} processor minutes, seed {seed}.
 
 | greedy, stored weights | {columns} | nats per token |
 |---|{rules}---|
@@ -112,6 +112,12 @@ def write_card(
 ) -> None:
     """Write README.md beside the stored weights; `meta` is that of the prepared data."""
     task, languages = meta["task"], meta["languages"]
+    took = json.loads((folder.parent / TOOK).read_text(encoding="utf-8"))
+    copied, before = "", folder.parent / COPYING / TOOK
+    if before.is_file():
+        copying = json.loads(before.read_text(encoding="utf-8"))
+        copied = f" after {copying['steps']} in which it copied the first {COPIED} tokens of its prompts"
+        took["cpu_minutes"] = round(took["cpu_minutes"] + copying["cpu_minutes"], 1)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     parameters = AutoModelForSeq2SeqLM.from_pretrained(folder).num_parameters()
     metrics = METRICS[task]
@@ -149,7 +155,8 @@ def write_card(
         hashes="\n".join(f"    {digest}  {name}" for name, digest in meta["sha256"].items()),
         prepare="--task summarize" if task == "summarize" else f"--pair {'-'.join(languages)}",
         command=command,
-        **json.loads((folder.parent / TOOK).read_text(encoding="utf-8")),
+        copied=copied,
+        **took,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 

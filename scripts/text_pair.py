@@ -22,7 +22,10 @@ from tw_env.tasks.text import TextPairs
 Ids = Sequence[int]
 SIDE_BY_SIDE = 128  # texts that are written together
 WRITTEN_AT_ONCE = 1024  # texts between two looks at the file of a teacher's outputs
+MODEL = "model"  # folder of a model in that of its work
 TOOK = "took.json"  # beside a model: what its training took
+COPYING = "copying"  # folder of the work on a model that only copies yet
+COPIED = 12  # tokens
 MAIN = {"translate": "chrf", "summarize": "rougeL"}
 """The metric that a task's models are judged by."""
 
@@ -129,6 +132,11 @@ def evaluate(
     return {name: corpus(name, texts, task.references) for name in metrics}, nats / tokens
 
 
+def beginnings(prompts: Sequence[Ids], end: int) -> list[Targets]:
+    """The first tokens of each prompt, what a model copies while it learns to look back into its source."""
+    return [[[*ids[:COPIED], end]] if len(ids) > COPIED else [ids] for ids in prompts]
+
+
 def train(
     recipe: ModelRecipe,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,6 +145,7 @@ def train(
     folder: Path,
     workers: int,
     device: torch.device,
+    start: PreTrainedModel | None = None,
 ) -> None:
     """Train one model on a device, or continue it from `folder`, and write its averaged weights to `folder/model`.
 
@@ -144,8 +153,10 @@ def train(
 
     Args:
         data: prompts and their right answers as token ids. judge: says in words how good a model is, at checkpoints.
+        start: the first weights; None begins from scratch.
     """
-    trainer = Trainer(recipe.new_model(tokenizer).to(device), *data, recipe.training, folder, workers)
+    begun = recipe.new_model(tokenizer) if start is None else start
+    trainer = Trainer(begun.to(device), *data, recipe.training, folder, workers)
     start, first, last = time.monotonic(), trainer.step, recipe.training.steps
 
     def report(trainer: Trainer, loss: float) -> None:
@@ -158,7 +169,7 @@ def train(
         )
         export(average, tokenizer, folder / "latest")
 
-    export(trainer.run(report), tokenizer, folder / "model")
+    export(trainer.run(report), tokenizer, folder / MODEL)
     took = {
         "prompts": len(data[0]),
         "steps": trainer.step,

@@ -185,6 +185,8 @@ class Episode:
         cost = self._call_price(quantity, self._unread()) if called else 0.0
         if quantity == Quantity.LATENCY_MS and self.spec.latency is not None:
             cost += self.spec.latency["student_ms"]
+            cost += self.spec.latency["student_prompt_ms"] if self.steps == 0 else 0.0
+            cost += self.spec.latency["teacher_prompt_ms"] if called and self.calls == 0 else 0.0
         return cost
 
     def can_call(self) -> bool:

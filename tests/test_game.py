@@ -22,7 +22,10 @@ from tw_env.decoding.loading import Pair
 from tw_env.rules import Constraint, Quantity
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
-LATENCY = {"student_ms": 1.5, "teacher_ms": 7.0, "teacher_ms_per_token": 0.25}
+LATENCY = {
+    "student_ms": 1.5, "teacher_ms": 7.0, "teacher_ms_per_token": 0.25, "student_prompt_ms": 2.5,
+    "teacher_prompt_ms": 4.5,
+}  # fmt: skip
 PRICES = {"call": 0.4, "read": 0.03, "written": 0.2}
 EXACT = 2e-5  # what float32 logits leave of a sum of rewards; costs are compared as they are
 

@@ -36,6 +36,7 @@ class Budget:
         self.calls = np.zeros(rows)
         self.milliseconds = np.zeros(rows)
         self.money = np.zeros(rows)
+        self._first = np.ones(rows, bool)  # nothing is decided yet
         self.masked = False  # whether any row's rule can forbid a call
         # What follows from each rule that was ever set, and where a rule's numbers stand.
         self._places: dict[Constraint, int] = {}
@@ -76,6 +77,7 @@ class Budget:
         self._rule[rows] = self._rules[places]
         for account in (self.spent, self.calls, self.milliseconds, self.money):
             account[rows] = 0.0
+        self._first[rows] = True
         self.allowed[rows] = self._row_numbers[-1, rows]
         self.masked = bool(self._hard.any())
         self._only_calls = bool((self.quantity <= FRACTION).all())
@@ -120,7 +122,9 @@ class Budget:
     def _spend(self, called: BoolArray, unread: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """(rows,) cost in each row's own quantity, milliseconds and money of one decision."""
         cost, nothing = called.astype(np.float64), self._nothing
-        time = nothing if self.costs.latency is None else self.costs.milliseconds(called, unread)
+        time = nothing
+        if self.costs.latency is not None:
+            time = self.costs.milliseconds(called, unread, self._first, self.calls == 0)
         money = nothing if self.costs.prices is None else self.costs.money(called, unread)
         if not self._only_calls:
             cost = np.where(self.quantity == LATENCY, time, np.where(self.quantity == PRICE, money, cost))
@@ -146,6 +150,7 @@ class Budget:
         ):  # fmt: skip
             if booked is not self._nothing:
                 account += booked
+        self._first[:] = False
         return cost, allowance
 
     def affordable(self, unread: IntArray) -> BoolArray:

@@ -26,12 +26,15 @@ class LatencyTable:
 
     A decision pays the student's forward pass that showed it. A call pays
     c_T(k) = `teacher_ms` + `teacher_ms_per_token` * (k - 1) for its k unread tokens, the prompt at the first call
-    included.
+    included. An encoder-decoder pays its `..._prompt_ms` once a text, the student with its first decision, the teacher
+    with its first call: what its encoder takes for a prompt of the usual length, beyond the teacher's price per token.
     """
 
     student_ms: float
     teacher_ms: float
     teacher_ms_per_token: float
+    student_prompt_ms: float = 0.0
+    teacher_prompt_ms: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -48,16 +51,17 @@ class LatencyTable:
         if isinstance(source, cls):
             return source
         names = list(cls.__dataclass_fields__)
+        needed = names[:3]
         try:
             record = source if isinstance(source, Mapping) else json.loads(Path(str(source)).read_text())
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"Expected a JSON file with a latency table ({', '.join(names)}) as {str(source)!r}; got {error}. "
+                f"Expected a JSON file with a latency table ({', '.join(needed)}) as {str(source)!r}; got {error}. "
                 "Write one with tw_env.decoding.latency.measure(pair).save(path)."
             ) from error
-        if not isinstance(record, Mapping) or not set(names) <= set(record):
-            raise ValueError(f"Expected a latency table with {', '.join(names)}; got {record!r}.")
-        return cls(**{name: record[name] for name in names})
+        if not isinstance(record, Mapping) or not set(needed) <= set(record):
+            raise ValueError(f"Expected a latency table with {', '.join(needed)}; got {record!r}.")
+        return cls(**{name: record[name] for name in names if name in record})
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -98,12 +102,25 @@ class CostModel:
     latency: LatencyTable | None = None
     prices: Prices | None = None
 
-    def milliseconds(self, called: BoolArray, unread: IntArray) -> FloatArray:
-        """(rows,) modelled milliseconds of one decision each."""
-        assert self.latency is not None
-        if not called.any():
-            return np.full(len(called), self.latency.student_ms)
-        return self.latency.student_ms + called * self.latency.call(unread)
+    def milliseconds(
+        self, called: BoolArray, unread: IntArray, first: BoolArray | None = None, uncalled: BoolArray | None = None
+    ) -> FloatArray:
+        """(rows,) modelled milliseconds of one decision each.
+
+        Args:
+            first: rows whose text begins with this decision; None for none.
+            uncalled: rows whose teacher has not been called for this text; None for none.
+        """
+        table = self.latency
+        assert table is not None
+        taken = np.full(len(called), table.student_ms)
+        if first is not None and table.student_prompt_ms:
+            taken += first * table.student_prompt_ms
+        if called.any():
+            taken += called * table.call(unread)
+            if uncalled is not None and table.teacher_prompt_ms:
+                taken += (called & uncalled) * table.teacher_prompt_ms
+        return taken
 
     def money(self, called: BoolArray, unread: IntArray) -> FloatArray:
         """(rows,) currency units of one decision each; a call always writes one token."""

@@ -20,8 +20,8 @@ from tw_env.observations import GameLayout
 from tw_env.rewards import parse_reward
 from tw_env.rules import Constraint
 from tw_env.schedule import Schedule
-from tw_env.tasks import pronounce
 from tw_env.tasks.pronounce import Pronounce
+from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.summarize import Summarize
 from tw_env.tasks.task import Task, check_task
 from tw_env.tasks.text import TextPairs
@@ -29,7 +29,7 @@ from tw_env.tasks.translate import Translate
 from tw_env.tasks.wording import prompts_for
 
 WORDED: dict[str, type[Translate] | type[Summarize]] = {"translate": Translate, "summarize": Summarize}
-"""Tasks that say in words what they want of a model; their pairs are the user's."""
+"""Tasks that say in words what they want of a model; each ships with a pair of its own, or the user's is played."""
 DEFAULT_RULE = "ask the teacher for at most 10% of the tokens"
 
 
@@ -41,7 +41,7 @@ class Settings:
         task: "pronounce", "translate", "summarize", "text", or any object with the shape of `tw_env.tasks.task.Task`.
         split: which part of the task's prompts is played; None for all of a text task.
         limit: only the first so many prompts of the split.
-        student, teacher: folder or hub id of a model; None for the pair that ships with the pronunciation task.
+        student, teacher: folder or hub id of a model; None for the pair that ships with the task.
         data: for all but "pronounce": JSONL file or `datasets` name; for "translate" also two languages whose texts
             were prepared on this machine. None for the sample that ships, "en-it" and the prepared headlines.
         metric: how outputs are scored; None for "exact" (text), "chrf" (translate) and "rougeL" (summarize).
@@ -155,13 +155,10 @@ def load_models(settings: Settings) -> Pair:
             f"Expected both student and teacher, or neither for the pair that ships; got "
             f"student={settings.student!r}, teacher={settings.teacher!r}."
         )
-    if settings.student is None and isinstance(settings.task, str) and settings.task in WORDED:
-        raise ValueError(
-            f"Expected student and teacher, since no pair ships for the task {settings.task!r}; got neither. Give "
-            "two folders or hub ids of one vocabulary: student='google-t5/t5-small', teacher='google-t5/t5-base'."
-        )
-    student = settings.student or str(pronounce.STUDENT)
-    teacher = settings.teacher or str(pronounce.TEACHER)
+    student, teacher = settings.student, settings.teacher
+    if student is None or teacher is None:
+        shipped = shipped_pair(settings.task)
+        student, teacher = str(shipped.student), str(shipped.teacher)
     return load_pair(student, teacher, device=settings.device, dtype=settings.dtype)
 
 
@@ -199,10 +196,10 @@ def build(rows: int, settings: Settings) -> Setup:
     sampling = settings.decoding == "sampling"
     reward = parse_reward(settings.reward, settings.decoding)
     accept = parse_accept(settings.accept)
-    prices = settings.prices
-    costs = CostModel(_latency(settings), None if prices is None else Prices.load(prices))
+    prices = None if settings.prices is None else Prices.load(settings.prices)
     task = load_task(settings)
     pair = load_models(settings)
+    costs = CostModel(_latency(settings), prices)
     cap = settings.max_new_tokens or task.max_new_tokens
     encoded = encode_prompts(task, pair, cap, settings.chat)
     verify = Action.VERIFY in actions
@@ -242,4 +239,4 @@ def build(rows: int, settings: Settings) -> Setup:
 def _latency(settings: Settings) -> LatencyTable | None:
     if settings.latency is not None:
         return LatencyTable.load(settings.latency)
-    return LatencyTable.load(pronounce.LATENCY) if settings.student is None else None
+    return LatencyTable.load(shipped_pair(settings.task).latency) if settings.student is None else None

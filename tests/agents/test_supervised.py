@@ -131,6 +131,20 @@ def test_an_encoder_decoder_learns(tmp_path: Path) -> None:
         assert first == target[0]
 
 
+def test_embeddings_move_at_a_rate_of_their_own(tmp_path: Path) -> None:
+    moved = {}
+    for rate in (1.0, 5.0):
+        model = new_encoder_decoder()
+        before = {name: weights.clone() for name, weights in model.named_parameters()}
+        config = SupervisedConfig(**{**vars(CONFIG), "weight_decay": 0.0, "embedding_rate": rate})
+        trainer = train(tmp_path / str(rate), config, model=model, until=1)
+        after = dict(trainer.model.named_parameters())
+        moved[rate] = {name: (after[name] - weights).norm().item() for name, weights in before.items()}
+    for name, length in moved[1.0].items():
+        faster = 5.0 if "shared" in name or "relative_attention_bias" in name else 1.0  # positions are looked up, too
+        assert moved[5.0][name] == pytest.approx(faster * length, rel=1e-4), name
+
+
 def test_only_matrices_that_multiply_are_orthogonalised() -> None:
     with ThreadPoolExecutor(1) as pool:
         _, muon = make_optimizers(new_encoder_decoder(), CONFIG, pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.families import source_pair
 from tests.tiny import tiny_pair
 from tw_env.costs import LatencyTable
 from tw_env.decoding.latency import _fit, measure
@@ -15,8 +16,15 @@ def test_a_pair_is_measured(tmp_path) -> None:
     assert 0 < table.student_ms < 1000
     assert 0 < table.teacher_ms < 1000
     assert table.teacher_ms_per_token >= 0
+    assert table.student_prompt_ms == table.teacher_prompt_ms == 0  # read by the decoder itself
     table.save(tmp_path / "latency.json")
     assert LatencyTable.load(tmp_path / "latency.json") == table
+
+
+def test_encoders_have_a_price_of_their_own() -> None:
+    table = measure(source_pair("t5"), prompt=4, unread=(1, 4), rounds=3)
+    assert 0 < table.student_prompt_ms < 1000
+    assert 0 <= table.teacher_prompt_ms < 1000
 
 
 def test_the_line_goes_through_exact_points_and_never_falls() -> None:

@@ -11,8 +11,21 @@ from pathlib import Path
 import pytest
 
 from scripts.command import MISTAKE, run
-from scripts.generate import Options, Text, account, against, main, players_of, read_prompts, spelled, write
+from scripts.generate import (
+    Options,
+    Text,
+    account,
+    against,
+    as_read,
+    gate_of,
+    main,
+    players_of,
+    read_prompts,
+    spelled,
+    write,
+)
 from tests.asking import asking_pair
+from tests.families import source_pair
 from tests.letters import Letters, Watched, names_of, pair_of
 from tw_env.actions import Action, Writer
 from tw_env.decoding.loading import load_pair
@@ -61,6 +74,24 @@ def test_words_are_spelt_marked_and_accounted(capsys: pytest.CaptureFixture[str]
     assert totals.startswith(f"3 texts: {sums[0]} calls, {sums[1]} tokens, {sums[0] / sums[1]:.3f} calls per token")
     assert totals.endswith(" a text")
     assert rule.startswith(f"rule '{RULE}': {sums[0] / 3:.4g} calls spent a text, {0.2 * sums[1] / 3:.4g} allowed")
+
+
+def test_each_task_asks_in_its_own_words() -> None:
+    causal, reads = pair_of(), source_pair("t5")
+    assert as_read(tiny(task="summarize"), ["a b"], causal) == ["a b\nSummary:"]
+    assert as_read(tiny(task="summarize", chat=True), ["a b"], causal)[0].startswith("Summarize this text")
+    assert as_read(tiny(task="translate"), ["a b"], causal) == ["English: a b\nItalian:"]
+    assert as_read(tiny(task="summarize"), ["a b"], reads) == as_read(tiny(), ["a b"], causal) == ["a b"]
+    assert as_read(tiny(task="summarize", template="> {text}"), ["a b"], reads) == ["> a b"]
+    assert as_read(tiny(task="pronounce"), ["ab", "a b >"], causal) == ["a b >"] * 2
+
+
+def test_a_task_without_a_gate_wants_a_policy() -> None:
+    assert gate_of("pronounce") == gate_of("text") == "pronounce-pcl"
+    with pytest.raises(
+        ValueError, match=r"Expected --policy, since no gate ships for --task translate"
+    ):
+        players_of(Options(task="translate"))
 
 
 def test_a_stream_prints_the_text_before_its_account(capsys: pytest.CaptureFixture[str]) -> None:

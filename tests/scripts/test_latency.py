@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,8 @@ def test_the_model_charges_steps_calls_and_what_calls_read() -> None:
     table = LatencyTable(student_ms=1.5, teacher_ms=4.0, teacher_ms_per_token=0.25)
     outputs = [Output((), calls=0, steps=3), Output((), calls=2, steps=4, read=12)]
     assert modelled(table, outputs).tolist() == [4.5, 4 * 1.5 + 2 * 4.0 + 10 * 0.25]
+    encoders = replace(table, student_prompt_ms=2.0, teacher_prompt_ms=5.0)
+    assert modelled(encoders, outputs).tolist() == [6.5, 4 * 1.5 + 2 * 4.0 + 10 * 0.25 + 7.0]
 
 
 def test_texts_that_differ_are_not_passed_over() -> None:

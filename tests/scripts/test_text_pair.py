@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,10 @@ from scripts.debian_data import Debian, build
 from scripts.prepare_text import Translate
 from scripts.pronounce_data import rule_words
 from scripts.text_card import ABOVE, BELOW, Judged, complaints, read_meta
-from scripts.text_pair import ModelRecipe, greedy, tokenizer_of, written_by
+from scripts.text_pair import ModelRecipe, beginnings, greedy, tokenizer_of, written_by
 from scripts.text_tokenizer import build_tokenizer
 from tests.archive import invented
+from tw_env.costs import LatencyTable
 from tw_env.decoding.loading import load_pair
 from tw_env.tasks.metrics import CorpusScore
 from tw_env.tasks.prepared import HOME, debian_folder
@@ -55,8 +56,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def made(home: Path) -> Small:
     """A finished run."""
     options = Small(
-        home / "work", home / "shipped", vocabulary=VOCABULARY, teacher_steps=60, student_steps=15, device="cpu"
-    )
+        home / "work", home / "shipped", vocabulary=VOCABULARY, copying_steps=6, teacher_steps=60, student_steps=15,
+        device="cpu",
+    )  # fmt: skip
     options.run()
     return options
 
@@ -110,6 +112,19 @@ def test_a_finished_run_is_not_done_again(made: Small) -> None:
     assert weights.read_bytes() == before
 
 
+def test_models_begin_with_copying(made: Small, tokenizer: PreTrainedTokenizerFast) -> None:
+    for role in ("teacher", "student"):
+        assert json.loads((made.work / role / "copying" / "took.json").read_text())["steps"] == made.copying_steps
+    long, short = list(range(2, 30)), [5, 6, 1]
+    assert beginnings([long, short], end=1) == [[[*long[:12], 1]], [short]]
+    assert replace(made, copying_steps=0).copying(made.recipes()["student"], tokenizer, [], str, made.work) is None
+
+
+def test_the_shipped_pair_has_its_latency(made: Small) -> None:
+    table = LatencyTable.load(made.out / "translate" / "latency.json")
+    assert table.student_prompt_ms > 0
+
+
 def test_cards_say_where_the_models_come_from(made: Small) -> None:
     meta = read_meta(debian_folder("en-it"))
     for role, taught in (("teacher", "the references"), ("student", "sequence-level distillation")):
@@ -118,7 +133,8 @@ def test_cards_say_where_the_models_come_from(made: Small) -> None:
         assert all(digest in card for digest in meta["sha256"].values())
         assert all(release in card for release in meta["releases"])
         assert taught in card
-        assert f"python -m scripts.prepare translate --{role}-steps" in card
+        assert f"python -m scripts.prepare translate --copying-steps 6 --{role}-steps" in card
+        assert "(1.0 epochs) after 6 in which it copied the first 12 tokens" in card or role == "teacher"
         assert "copied source, test" in card
 
 

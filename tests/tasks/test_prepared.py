@@ -11,8 +11,11 @@ import pytest
 import tw_env
 from tests.letters import names_of
 from tests.tiny import tiny_pair
+from tw_env.costs import LatencyTable
 from tw_env.settings import Settings, load_task
+from tw_env.tasks import shipped
 from tw_env.tasks.prepared import HOME, SPLITS, data_home
+from tw_env.tasks.shipped import ShippedPair
 from tw_env.tasks.summarize import Summarize
 from tw_env.tasks.text import TextPairs
 from tw_env.tasks.translate import Translate
@@ -116,7 +119,20 @@ class TestIds:
         check_env(env_id, max_new_tokens=4, template="{text}", **names_of(tiny_pair()))
 
     @pytest.mark.parametrize("env_id", tw_env.PREPARED_IDS)
+    def test_a_shipped_pair_is_taken(self, home: Path, env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shipped, "DATA", home)
+        pair, folder = tiny_pair(), ShippedPair(home / ("translate" if "Translate" in env_id else "summarize"))
+        for model, place in ((pair.student, folder.student), (pair.teacher, folder.teacher)):
+            model.save_pretrained(place)
+            pair.tokenizer.save_pretrained(place)
+        LatencyTable(2.0, 9.0, 0.5).save(folder.latency)
+        env = gymnasium.make(env_id, max_new_tokens=4, template="{text}", rule="at most 30 ms per output")
+        env.reset(seed=0)
+        assert env.step(0)[4]["cost"] == 2.0
+
+    @pytest.mark.parametrize("env_id", tw_env.PREPARED_IDS)
     def test_they_say_what_is_missing(self, home: Path, env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shipped, "DATA", home)
         with pytest.raises(ValueError, match="no pair ships for the task"):
             gymnasium.make(env_id)
         monkeypatch.setenv(HOME, str(home / "nothing"))

@@ -1,9 +1,10 @@
-"""A pair's latency table, measured once at batch 1: a student step, and teacher calls of 1..K unread tokens."""
+"""A pair's latency table, measured once at batch 1: a student step, teacher calls of 1..K unread tokens, encoders."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -47,13 +48,17 @@ def measure(
         check_room(model, prompt, sizes[-1], "what is timed")
     student = _timer(pair.student, prompt, 1, lambda logits: distributions.student_view(logits, top_k))
     teacher = {size: _timer(pair.teacher, prompt, size, lambda logits: logits.argmax(-1).cpu()) for size in sizes}
-    timers = [student, *teacher.values()]
+    encoders = [_encoder_timer(model, prompt) for model in (pair.student, pair.teacher)] if pair.encoder_decoder else []
+    timers = [student, *teacher.values(), *encoders]
     for timer in timers * WARM_UP:
         timer()
     samples = [[timer() for timer in timers] for _ in range(rounds)]
     ms = [1000.0 * median(column) for column in zip(*samples, strict=True)]
-    slope, first = _fit(np.array(sizes, np.float64), np.array(ms[1:]))
-    return LatencyTable(student_ms=ms[0], teacher_ms=first, teacher_ms_per_token=slope)
+    slope, first = _fit(np.array(sizes, np.float64), np.array(ms[1 : 1 + len(sizes)]))
+    table = LatencyTable(student_ms=ms[0], teacher_ms=first, teacher_ms_per_token=slope)
+    if not encoders:
+        return table
+    return replace(table, student_prompt_ms=ms[-2], teacher_prompt_ms=max(ms[-1] - slope * prompt, 0.0))
 
 
 def _timer(
@@ -73,6 +78,24 @@ def _timer(
             torch.cuda.synchronize(model.device)
         begun = time.perf_counter()
         use(session.logits(session.append(row, tokens)[0]))  # the copy to the host waits for the device
+        return time.perf_counter() - begun
+
+    return once
+
+
+def _encoder_timer(model: PreTrainedModel, prompt: int) -> Callable[[], float]:
+    """Seconds in which an encoder-decoder begins a text: the encoder reads the prompt, the decoder's session is set."""
+    room = len(conventions_of(model).opening) + 1
+    session, row = Session(model, 1, room, prompt_memory=0), np.zeros(1, np.int64)
+
+    @torch.inference_mode()
+    def once() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        begun = time.perf_counter()
+        session.reset(row, [[0] * prompt])
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
         return time.perf_counter() - begun
 
     return once

@@ -7,16 +7,18 @@ it), `dev` and `test`.
 """
 
 import lzma
-from pathlib import Path
 
 from tw_env.tasks.metrics import closest
+from tw_env.tasks.shipped import DATA as SHIPPED
+from tw_env.tasks.shipped import ShippedPair
 
-DATA = Path(__file__).resolve().parent.parent / "data" / "pronounce"
-STUDENT = DATA / "student"
+PAIR = ShippedPair(SHIPPED / "pronounce")
+DATA = PAIR.folder
+STUDENT = PAIR.student
 """Folder of the shipped student, in Hugging Face format, tokenizer included."""
-TEACHER = DATA / "teacher"
+TEACHER = PAIR.teacher
 """Folder of the shipped teacher, in Hugging Face format, tokenizer included."""
-LATENCY = DATA / "latency.json"
+LATENCY = PAIR.latency
 """Milliseconds of the shipped pair at batch 1 (`tw_env.costs.LatencyTable`)."""
 SPLITS = ("pair", "policy", "dev", "test")
 MAX_NEW_TOKENS = 24  # the longest reference has 20 phones, and the end token is one more

@@ -44,7 +44,11 @@ def prompts_for(task: Task, encoder_decoder: bool, chat: bool = False) -> list[s
         task: with a `wording`, or with prompts that are used as they are.
         encoder_decoder: the pair has an encoder. chat: the causal pair is asked through its tokenizer's chat template.
     """
-    wording: Wording | None = getattr(task, "wording", None)
+    return worded(task.prompts, getattr(task, "wording", None), encoder_decoder, chat)
+
+
+def worded(texts: Iterable[str], wording: Wording | None, encoder_decoder: bool, chat: bool = False) -> list[str]:
+    """Texts as models of a kind want them; as they are without a wording."""
     if wording is None or encoder_decoder:
-        return list(task.prompts)
-    return fill(wording.request if chat else wording.causal, task.prompts)
+        return list(texts)
+    return fill(wording.request if chat else wording.causal, texts)
