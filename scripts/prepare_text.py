@@ -58,9 +58,9 @@ class TextPair(ABC):
     """Updates of the teacher."""
     teacher_decay: int = 900
     """Last updates of the teacher, over which the learning rate falls to zero."""
-    student_steps: int = 1200
+    student_steps: int = 300
     """Updates of the student."""
-    student_decay: int = 900
+    student_decay: int = 220
     """Last updates of the student, over which the learning rate falls to zero."""
     batch_size: int = 128
     """Prompts per update."""

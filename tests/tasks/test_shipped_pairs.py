@@ -1,0 +1,59 @@
+"""Pairs that ship with a task: complete, small, and played without being named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tw_env
+from agents.evaluation import FREE, NEVER, play
+from agents.recording import Recorded
+from tw_env.costs import LatencyTable
+from tw_env.policies import speculative, student_alone, teacher_alone
+from tw_env.tasks.shipped import DATA, ShippedPair, shipped_pair
+
+MEGABYTES = 25
+TASKS = sorted(folder.parent.name for folder in DATA.glob("*/student"))
+TEXTS = {
+    "This package contains a small editor for text files. It highlights the syntax of many languages.": "text editor",
+    "A library for reading and writing compressed archives. It holds the development files.": "archive library",
+    "Plays music files of many formats and can read their tags. It comes with a graphical interface.": "music player",
+    "This is a dummy package that makes it easier to move to the new version. It can be removed.": "dummy package",
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_pair_is_complete_and_small(task: str) -> None:
+    pair = shipped_pair(task)
+    for folder in (pair.student, pair.teacher):
+        assert (folder / "model.safetensors").is_file()
+        assert (folder / "tokenizer.json").is_file()
+        assert "python -m scripts.prepare" in (folder / "README.md").read_text(encoding="utf-8")
+    assert LatencyTable.load(pair.latency).student_ms < LatencyTable.load(pair.latency).teacher_ms
+    assert sum(path.stat().st_size for path in pair.folder.rglob("*") if path.is_file()) < MEGABYTES * 2**20
+
+
+def test_two_tasks_have_one_and_others_say_so() -> None:
+    assert TASKS == ["pronounce", "summarize"]
+    assert shipped_pair("text") == shipped_pair(object()) == ShippedPair(DATA / "pronounce")
+    with pytest.raises(ValueError, match="no pair ships for the task 'translate'"):
+        shipped_pair("translate")
+
+
+def test_headlines_are_written_by_the_shipped_pair(tmp_path: Path) -> None:
+    data = tmp_path / "texts.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": text, "reference": line}) for text, line in TEXTS.items()))
+    game = tw_env.make_vec("tw_env/SummarizeVerify-v0", 4, data=str(data), split=None, device="cpu", remember=0)
+    env, prompts, rest = Recorded(game), np.arange(len(TEXTS)), (game.layout, game.game.spec.actions)
+    alone, taught = play(env, student_alone(*rest), prompts, NEVER), play(env, teacher_alone(*rest), prompts, FREE)
+    drafted = play(env, speculative(*rest, 4), prompts, FREE)
+    assert all(text.strip() for text in alone.texts + taught.texts)
+    assert alone.texts != taught.texts
+    assert drafted.texts == taught.texts
+    assert drafted.outcomes.calls.sum() < 0.7 * taught.outcomes.calls.sum()
+    assert alone.milliseconds is not None
+    assert taught.milliseconds is not None
+    assert alone.milliseconds.mean() < taught.milliseconds.mean()
