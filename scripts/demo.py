@@ -25,8 +25,9 @@ import tw_env
 from agents.baselines.calibration import CalibrationConfig
 from agents.evaluation import FREE, NEVER, Ends, Played, Row, make_row, play
 from agents.field import VERIFYING, Arena, Effort, Entry, Rules, choose
+from agents.learning_env import ENVIRONMENT
 from agents.pcl import PCLConfig
-from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
+from agents.pcl.recipe import Recipe, train_pcl
 from agents.recording import Recorded
 from agents.rollout import Predicts
 from scripts import pictures

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 import tw_env
 from agents.cmdp import CMDP, TabularVectorEnv
+from agents.learning_env import ENVIRONMENT
 from agents.pcl import PCL, PCLConfig
 from agents.pcl.dynamics import of_log
-from agents.pcl.recipe import ENVIRONMENT
 from scripts.command import run
 
 GAME = f"{tw_env.__name__}/PronounceVerify-v0"

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 import tw_env
 from agents.checkpoint import FILE
-from agents.pcl.recipe import ENVIRONMENT, Recipe, train_pcl
+from agents.learning_env import learning_env
+from agents.pcl.recipe import Recipe, train_pcl
 from scripts.command import run
 
 SETTINGS = "settings.json"
@@ -70,7 +71,7 @@ class Options:
 def environment_arguments(options: Options) -> dict[str, Any]:
     """What is given to `make_vec`, without what is left at its default."""
     arguments: dict[str, Any] = {
-        "device": options.device, "hidden": options.hidden, **ENVIRONMENT,
+        "device": options.device, "hidden": options.hidden,
     }  # fmt: skip
     for name in ("student", "teacher", "data", "metric", "template", "actions", "limit", "max_new_tokens"):
         if (value := getattr(options, name)) is not None:
@@ -129,7 +130,7 @@ def main(options: Options) -> None:
     log_path = options.out / "log.jsonl"
     logged = log_path.read_text() if log_path.exists() else ""
     rounds = [json.loads(line) for line in logged[: logged.rfind("\n") + 1].splitlines()]  # a kill may tear the last
-    env = tw_env.make_vec(options.env, num_envs=options.rows, **environment_arguments(options))
+    env = learning_env(options.env, options.rows, **environment_arguments(options))
     (options.out / SETTINGS).write_text(json.dumps(record(options), indent=2) + "\n")
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=options.recipe.pcl.iterations, desc="rounds", unit="round"))

@@ -23,7 +23,7 @@ import tw_env
 from agents.asking import asking_auc
 from agents.evaluation import Ends, Row, make_row, play, play_ends
 from agents.field import Arena, Effort, Kind, choose
-from agents.pcl.recipe import ENVIRONMENT
+from agents.learning_env import ENVIRONMENT, learning_env
 from agents.recording import Recorded
 from scripts import outcomes
 
@@ -109,10 +109,13 @@ class Bench:
         setting = self.setting
         limit = setting.prompts if split == "test" else None
         rows = setting.rows if limit is None else min(setting.rows, limit)
-        settings = {"actions": game, "accept": accept, "hard": hard, "hidden": hidden, "split": split}
-        return Counted(
-            tw_env.make_vec(setting.id, rows, limit=limit, **{**setting.arguments, **ENVIRONMENT, **settings})
-        )
+        settings = {
+            **setting.arguments, "actions": game, "accept": accept, "hard": hard, "hidden": hidden, "split": split,
+            "limit": limit,
+        }  # fmt: skip
+        if split == "test":
+            return Counted(tw_env.make_vec(setting.id, rows, **settings, **ENVIRONMENT))
+        return Counted(learning_env(setting.id, rows, **settings))
 
     def ends(self, game: str) -> Ends:
         """Student alone and teacher alone on the held-out prompts; the same in all games."""

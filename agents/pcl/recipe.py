@@ -17,9 +17,6 @@ from tw_env.policies import ScoreThreshold
 from tw_env.policies.cuts import CutTable
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
-#: Arguments of the environment that the gate learns in: what it is judged by, and every rule.
-ENVIRONMENT = {"reward": "quality", "rule": "sample"}
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -67,7 +64,7 @@ def train_pcl(
     """Train on the policy split and calibrate the deterministic cut there.
 
     Args:
-        env: made with `ENVIRONMENT` as further arguments.
+        env: see `agents.learning_env`.
         folder, resume, log: see `PCL.learn`.
         stage: called with the name of each stage as it begins.
     """

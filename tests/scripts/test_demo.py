@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tw_env
-from agents.pcl.recipe import ENVIRONMENT
+from agents.learning_env import ENVIRONMENT
 from scripts import demo
 from scripts.progress import Stages
 from tw_env import policies, rules
