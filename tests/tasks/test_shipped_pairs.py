@@ -12,7 +12,7 @@ import tw_env
 from agents.evaluation import FREE, NEVER, play
 from agents.recording import Recorded
 from tw_env.costs import LatencyTable
-from tw_env.policies import speculative, student_alone, teacher_alone
+from tw_env.policies import load, speculative, student_alone, teacher_alone
 from tw_env.tasks.shipped import DATA, ShippedPair, shipped_pair
 
 MEGABYTES = 25
@@ -54,6 +54,9 @@ def test_headlines_are_written_by_the_shipped_pair(tmp_path: Path) -> None:
     assert alone.texts != taught.texts
     assert drafted.texts == taught.texts
     assert drafted.outcomes.calls.sum() < 0.7 * taught.outcomes.calls.sum()
+    gated = play(env, load("summarize-pcl"), prompts, "ask the teacher for at most 10% of the tokens")
+    assert 0 < gated.outcomes.calls.sum() < drafted.outcomes.calls.sum()
+    assert set(gated.texts) & (set(taught.texts) - set(alone.texts))
     assert alone.milliseconds is not None
     assert taught.milliseconds is not None
     assert alone.milliseconds.mean() < taught.milliseconds.mean()
