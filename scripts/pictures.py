@@ -133,9 +133,11 @@ def frontier(rows: Sequence[Row], dark: bool = False) -> Figure:
                 xlabel="teacher calls per written token  (cheaper \N{LEFTWARDS ARROW})",
             )
             _percents(ax.xaxis)
-        gaps = [gap for _, lines, _ in panels for line in lines for gap in line.gap if np.isfinite(gap)]
+        drawn = [line for _, lines, _ in panels for line in lines if line.kind != "oracle"]  # one may lie far above all
+        gaps = [gap for line in drawn for gap in line.gap if np.isfinite(gap)]
         axes[0, 0].set(
-            ylim=(min(-0.04, 1.1 * min(gaps, default=0.0)), 1.09), ylabel="recovered share of the teacher's advantage"
+            ylim=(min(-0.04, 1.1 * min(gaps, default=0.0)), max(1.09, 1.04 * max(gaps, default=0.0))),
+            ylabel="recovered share of the teacher's advantage",
         )
         _percents(axes[0, 0].yaxis)
         _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
