@@ -109,15 +109,16 @@ def write_card(
     trivial: dict[str, dict[str, float]],
     meta: dict[str, Any],
     command: str,
+    copying: bool,
 ) -> None:
-    """Write README.md beside the stored weights; `meta` is that of the prepared data."""
+    """Write README.md beside the stored weights; `meta` is that of the prepared data, `copying` whether that came first."""
     task, languages = meta["task"], meta["languages"]
     took = json.loads((folder.parent / TOOK).read_text(encoding="utf-8"))
-    copied, before = "", folder.parent / COPYING / TOOK
-    if before.is_file():
-        copying = json.loads(before.read_text(encoding="utf-8"))
-        copied = f" after {copying['steps']} in which it copied the first {COPIED} tokens of its prompts"
-        took["cpu_minutes"] = round(took["cpu_minutes"] + copying["cpu_minutes"], 1)
+    copied = ""
+    if copying:
+        before = json.loads((folder.parent / COPYING / TOOK).read_text(encoding="utf-8"))
+        copied = f" after {before['steps']} in which it copied the first {COPIED} tokens of its prompts"
+        took["cpu_minutes"] = round(took["cpu_minutes"] + before["cpu_minutes"], 1)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     parameters = AutoModelForSeq2SeqLM.from_pretrained(folder).num_parameters()
     metrics = METRICS[task]

@@ -29,7 +29,7 @@ def test_every_task_with_a_pair_has_a_gate() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", ["pronounce-pcl"])  # the data of others are not part of the repository
+@pytest.mark.parametrize("name", [name for name in policies.shipped() if name.startswith("pronounce")])
 def test_the_rule_is_kept_within_a_point_and_pays(name: str, rule: str) -> None:
     (env, ends), limit = game(name), parse(rule).limit
     outcomes = play(env, policies.load(name), WORDS, rule).outcomes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from numbers import Real
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class LatencyTable:
         if isinstance(source, cls):
             return source
         names = list(cls.__dataclass_fields__)
-        needed = names[:3]
+        needed = [field.name for field in fields(cls) if field.default is MISSING]
         try:
             record = source if isinstance(source, Mapping) else json.loads(Path(str(source)).read_text())
         except (OSError, ValueError) as error:

@@ -29,7 +29,7 @@ from tw_env.tasks.translate import Translate
 from tw_env.tasks.wording import prompts_for
 
 WORDED: dict[str, type[Translate] | type[Summarize]] = {"translate": Translate, "summarize": Summarize}
-"""Tasks that say in words what they want of a model; each ships with a pair of its own, or the user's is played."""
+"""Tasks that say in words what they want of a model; where no pair ships with one, the user gives it."""
 DEFAULT_RULE = "ask the teacher for at most 10% of the tokens"
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.families import source_pair
 from tests.tiny import tiny_pair
 from tw_env.costs import LatencyTable
+from tw_env.decoding import latency
 from tw_env.decoding.latency import _fit, measure
 
 
@@ -19,6 +20,16 @@ def test_a_pair_is_measured(tmp_path) -> None:
     assert table.student_prompt_ms == table.teacher_prompt_ms == 0  # read by the decoder itself
     table.save(tmp_path / "latency.json")
     assert LatencyTable.load(tmp_path / "latency.json") == table
+
+
+def test_an_encoders_price_leaves_out_what_its_prompts_tokens_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = source_pair("t5")
+    monkeypatch.setattr(latency, "_timer", lambda model, prompt, size, use: lambda: 0.004 + 0.0005 * (size - 1))
+    encoders = {pair.student: 0.003, pair.teacher: 0.01}  # seconds
+    monkeypatch.setattr(latency, "_encoder_timer", lambda model, prompt: lambda: encoders[model])
+    table = measure(pair, prompt=6, unread=(1, 4), rounds=2)
+    assert (table.teacher_ms, table.teacher_ms_per_token) == (pytest.approx(4.0), pytest.approx(0.5))
+    assert (table.student_prompt_ms, table.teacher_prompt_ms) == (pytest.approx(3.0), pytest.approx(10.0 - 6 * 0.5))
 
 
 def test_encoders_have_a_price_of_their_own() -> None:

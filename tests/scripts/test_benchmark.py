@@ -227,6 +227,14 @@ def test_the_published_sweep_is_read_and_its_rules_too() -> None:
     benchmark.Sweep(replace(options, out=Path("nowhere.json")))
 
 
+def test_the_sweep_of_headlines_plays_their_game() -> None:
+    options = tyro.cli(Options, args=benchmark.arguments(["--sweep", "scripts/sweeps/summarize.toml"]))
+    assert options.setting.id == "tw_env/SummarizeVerify-v0"
+    assert set(options.setting.arguments) == {"device"}, "metric, data and pair are the task's own"
+    runs = benchmark.Sweep(replace(options, out=Path("nowhere.json"))).runs()
+    assert {run.agent for run, _ in runs} == set(options.agents)
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("seeds = ", "Expected TOML in"), ("sedes = 3", "Expected options of .* got 'sedes'")]
 )

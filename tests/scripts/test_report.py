@@ -89,6 +89,11 @@ def test_fixed_agents_alone_can_be_drawn() -> None:
     assert "Is the rule kept?" not in Page(rows).html()
 
 
+def test_what_gets_beyond_the_teacher_is_seen_unless_it_is_an_oracle() -> None:
+    beyond = [row("pcl", 0.2, 0.2, 1.3), row("oracle", None, 0.3, 3.0)]
+    assert 1.3 < pictures.frontier([*ROWS, *beyond]).axes[0].get_ylim()[1] < 2.0
+
+
 def test_the_legend_of_a_crowd_stays_within_the_picture() -> None:
     rows = [row(f"an agent with quite a long name, number {index}", 0.1, 0.1, 0.1) for index in range(26)]
     figure = pictures.frontier(rows)

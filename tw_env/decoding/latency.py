@@ -27,7 +27,8 @@ def measure(
     """Time both models on one row of text and fit c_T(k) = a + b (k - 1).
 
     Medians over rounds; the sizes of the calls take turns, so that a busy machine slows all of them alike. The
-    student's step includes what the policy sees of its distribution; the policy itself is not timed.
+    student's step includes what the policy sees of its distribution; the policy itself is not timed. Of
+    encoder-decoders, the encoders are timed, too.
 
     Args:
         prompt: tokens of text before what is timed, or of the source of an encoder-decoder.
