@@ -111,7 +111,7 @@ def write_card(
     command: str,
     copying: bool,
 ) -> None:
-    """Write README.md beside the stored weights; `meta` is of the prepared data, `copying` says whether that came first."""
+    """Write README.md beside the stored weights; `meta` is of the prepared data, `copying`: whether that came first."""
     task, languages = meta["task"], meta["languages"]
     took = json.loads((folder.parent / TOOK).read_text(encoding="utf-8"))
     copied = ""
