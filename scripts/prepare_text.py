@@ -90,7 +90,7 @@ class TextPair(ABC):
         return Path(f"runs/prepare-{self.task}") if self.work_dir is None else self.work_dir
 
     def recipes(self) -> dict[str, ModelRecipe]:
-        """Eight million parameters and 1.3 million, most of these embeddings."""
+        """Teacher and student."""
         shared: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
         teacher = SupervisedConfig(
             self.teacher_steps, self.teacher_decay, learning_rate=2e-3, embedding_rate=20.0, ema_decay=0.99,
@@ -101,9 +101,13 @@ class TextPair(ABC):
             weight_decay=0.0, checkpoint_every=2 * self.checkpoint_every, **shared,
         )  # fmt: skip
         return {
-            "teacher": ModelRecipe("teacher", 256, 4, 4, heads=4, intermediate=512, training=teacher),
+            "teacher": self.teacher_recipe(teacher),
             "student": ModelRecipe("student", 128, 2, 1, heads=4, intermediate=256, training=student),
         }
+
+    def teacher_recipe(self, training: SupervisedConfig) -> ModelRecipe:
+        """Eight million parameters."""
+        return ModelRecipe("teacher", 256, 4, 4, heads=4, intermediate=512, training=training)
 
     def run(self) -> None:
         """Make the wanted parts, in an order that lets each use the one before."""
@@ -204,6 +208,18 @@ class Translate(TextPair):
     task: ClassVar[str] = "translate"
     pair: str = translate.PAIR
     """From and to, as the data are named."""
+    teacher_steps: int = 2500
+    """Updates of the teacher."""
+    teacher_decay: int = 2000
+    """Last updates of the teacher, over which the learning rate falls to zero."""
+    student_steps: int = 400
+    """Updates of the student; with many more it is as good as the teacher, and sure of what is wrong."""
+    student_decay: int = 300
+    """Last updates of the student, over which the learning rate falls to zero."""
+
+    def teacher_recipe(self, training: SupervisedConfig) -> ModelRecipe:
+        """Six million parameters; narrow and deep, since a token's latency goes with the layers."""
+        return ModelRecipe("teacher", 192, 4, 6, heads=4, intermediate=384, training=training)
 
     def data(self, split: str) -> TextPairs:
         """Texts and their translations."""
