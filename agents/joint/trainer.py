@@ -24,7 +24,8 @@ from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import write_drafts
-from agents.joint.gate import any_ask, choices_of
+from agents.joint.gate import choices_of
+from agents.joint.marking import alone, marked
 from agents.joint.reading import Texts, anatomy_of, states
 from agents.joint.sampling import Writer
 from agents.joint.student import ask_log_odds, start_asking
@@ -37,7 +38,6 @@ from tw_env.decoding.reading import RULE_TOKENS, RuleReader
 Numbers = dict[str, float]
 Log = Callable[[int, Numbers], object]
 FITTED = 256  # texts on which the ask tokens' first rows are fitted
-LEAST_ALONE = 0.1  # least weight of a text that is verified anyway, if `write_alone` holds
 
 
 class Joint:
@@ -163,8 +163,7 @@ class Joint:
         nats = -logprobs.gather(1, texts.tokens.to(logprobs.device)[:, None])[:, 0]
         weights = torch.ones_like(nats)
         if config.write_alone and stage is Stage.PCL:
-            alone = torch.sigmoid(-any_ask(log_odds.detach(), of_step, len(texts))).clamp(min=LEAST_ALONE)
-            weights = alone[of_step]
+            weights = alone(log_odds.detach(), texts)
         loss = config.write_weight * (weights * nats).sum() / weights.sum()
         numbers = {"nats": float(nats.detach().mean())}
         if stage is Stage.CLONE:
@@ -226,23 +225,3 @@ class Joint:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.multiplier.restore(state["multiplier"])
-
-
-def marked(nats: Tensor, of_step: Tensor, limits: Tensor, action: Action) -> Tensor:
-    """(steps,) 1 where behaviour cloning asks: where the student finds the teacher's token most surprising.
-
-    So many places as each text's rule allows, of all places that share its limit; for `VERIFY` a text counts as marked
-    at its most surprising place.
-    """
-    marks = torch.zeros_like(nats)
-    for limit in limits.unique():
-        at = (limits[of_step] == limit).nonzero()[:, 0]
-        if limit <= NEVER:
-            continue
-        if action == Action.VERIFY and limit < FREE:
-            texts = len(of_step[at].unique())
-            wanted = min(round(float(limit) * len(at)), texts)
-        else:
-            wanted = round(min(float(limit), 1.0) * len(at))
-        marks[at[nats[at].topk(min(wanted, len(at))).indices]] = 1.0
-    return marks
