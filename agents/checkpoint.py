@@ -27,9 +27,15 @@ def drop_checkpoint(folder: Path) -> int:
 
 
 def load_checkpoint(
-    folder: Path, current: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], None]
+    folder: Path,
+    current: Callable[[], dict[str, Any]],
+    restore: Callable[[dict[str, Any]], None],
+    device: torch.device | None = None,
 ) -> int:
     """Restore the folder's checkpoint and return its round; 0 where there is none.
+
+    Args:
+        device: where its tensors are put; None leaves them where they were.
 
     Raises:
         ValueError: the run there had another configuration.
@@ -37,7 +43,7 @@ def load_checkpoint(
     path = folder / FILE
     if not path.is_file():
         return 0
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(path, weights_only=True, map_location=device)
     state = _unpack(saved["state"])
     mine = _unpack(_pack(current()))["config"]
     if state["config"] != mine:

@@ -79,6 +79,12 @@ class JointConfig:
     """Largest norm of the gradient."""
     muon: bool = True
     """Orthogonalise the updates of the hidden matrices (Muon); AdamW everywhere otherwise."""
+    accumulate: int = 1
+    """Parts that each process splits its share of an update into, for less memory; the result is the same up to
+    rounding. Two or more cost a second reading of every text, without gradients."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Of the passes that are learnt from, under autocast; log-probabilities and losses stay in single precision. None
+    takes what `accelerate launch` was told, else "no". On a CPU, attention by "sdpa" goes back very slowly in bf16."""
     seed: int = 0
     """Of all draws."""
     checkpoint_every: int = 100
@@ -87,6 +93,11 @@ class JointConfig:
     def __post_init__(self) -> None:
         if min(self.start, self.clone, self.pcl) < 0 or self.updates < 1 or min(self.episodes, self.texts) < 1:
             raise ValueError("Expected stages of at least 0 updates, 1 in all, and at least 1 episode and text each.")
+        most = min(self.episodes, self.texts)
+        if not 1 <= self.accumulate <= most:
+            raise ValueError(
+                f"Expected to accumulate 1 to {most} parts, a text and an episode in each, got {self.accumulate}."
+            )
         if not 0 <= self.gold_share <= 1:
             raise ValueError(f"Expected a share of gold texts between 0 and 1, got {self.gold_share}.")
         if not 0 < self.alpha_end <= self.alpha:

@@ -50,16 +50,20 @@ class Choices:
         """(choices,) C."""
         return self.gain - alpha * self.logit
 
+    def weights(self, least_reach: float = 0.0) -> Tensor:
+        """(choices,) w = reach / (1 + lambda), the reach being at least `least_reach`."""
+        return self.reach.clamp(min=least_reach) / (1.0 + self.price)
+
     def loss(self, alpha: float, least_reach: float = 0.0) -> Tensor:
-        """Mean of w C^2 / 2 with w = reach / (1 + lambda), the reach being at least `least_reach`."""
-        weights = self.reach.clamp(min=least_reach) / (1.0 + self.price)
+        """Mean of w C^2 / 2."""
+        weights = self.weights(least_reach)
         return 0.5 * (weights * self.residual(alpha).square()).sum() / weights.sum()
 
     def expected_return(self, alpha: float) -> Tensor:
         """Mean of w (P gain + alpha H): the policy gradient on the same states, for comparison."""
         ask = torch.sigmoid(self.logit)
         entropy = functional.softplus(self.logit) - self.logit * ask
-        weights = self.reach / (1.0 + self.price)
+        weights = self.weights()
         return (weights * (ask * self.gain + alpha * entropy)).sum() / weights.sum()
 
 

@@ -4,6 +4,9 @@ Every update takes texts (gold, and stored ones of the teacher) for the token pr
 on, something for the ask token: marked places of the teacher's texts (`Stage.CLONE`), then the student's own drafts
 (`Stage.PCL`, see `agents.joint.gate`). Text alone would teach the gate to ask less exactly where the student is worse,
 so it learns from own drafts in the end. The teacher need not be there.
+
+Under `accelerate launch` several processes share an update, each also in parts (`accumulate`), in the given precision:
+see `agents.joint.parallel`. The result is that of one process and one part, up to rounding.
 """
 
 from __future__ import annotations
@@ -16,16 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as binary_nats
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import write_drafts
-from agents.joint.gate import choices_of
+from agents.joint.gate import Choices, Played, choices_of
 from agents.joint.marking import alone, marked
+from agents.joint.parallel import Passes, Precision, Processes
 from agents.joint.reading import Texts, anatomy_of, states
 from agents.joint.sampling import Writer
 from agents.joint.student import ask_log_odds, start_asking
@@ -37,6 +41,8 @@ from tw_env.decoding.reading import RULE_TOKENS, RuleReader
 
 Numbers = dict[str, float]
 Log = Callable[[int, Numbers], object]
+PartLoss = Callable[[int], Tensor]
+"""The loss of one part of this process's share of an update, with gradients."""
 FITTED = 256  # texts on which the ask tokens' first rows are fitted
 
 
@@ -46,14 +52,16 @@ class Joint:
     Args:
         student: with ask tokens, see `agents.joint.student`; trained in place, `averaged` returns its average.
         tokenizer: the student's.
-        folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none.
+        folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none. The main
+            process writes it, all read it; their number and `accumulate` may change in between.
 
     Attributes:
         update: how many updates are done.
         multiplier: lambda for every limit.
 
     Raises:
-        ValueError: a student without ask tokens, or a checkpoint of other settings in `folder`.
+        ValueError: a student without ask tokens, a checkpoint of other settings in `folder`, or fewer texts or episodes
+            than parts of all processes.
     """
 
     def __init__(
@@ -69,9 +77,13 @@ class Joint:
             raise ValueError("Expected a student with ask tokens, got one without: see agents.joint.student.")
         self.student, self.data, self.config, self.folder, self.ask = student, data, config, folder, int(asks[0])
         student.eval().requires_grad_(True)
+        self._processes = Processes(cpu=student.device.type == "cpu")
+        self._precision = Precision(config.precision, student.device)
+        self._slices(config.texts)  # refuses too few
+        rows = max(part.stop - part.start for part in self._slices(config.episodes))
         self.wording = Wording(RuleReader(tokenizer), config.limits, config.extremes)
         longest = max(map(len, data.prompts)) + RULE_TOKENS + data.max_new_tokens
-        self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.ask, config.episodes)
+        self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.ask, rows)
         self._recipe = config.optimizer()
         self._pool = ThreadPoolExecutor(1)
         self._optimizers = make_optimizers(student, self._recipe, self._pool)
@@ -83,8 +95,9 @@ class Joint:
         self.multiplier.integral, self.multiplier.value = first, first.copy()
         if not student.get_output_embeddings().weight[self.ask :].any():
             self._begin()
+        self._processes.agree(student.parameters())
         self._average = WeightAverage(student)
-        self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore)
+        self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore, student.device)
 
     def _begin(self) -> None:
         """Let ask tokens that nothing was learnt for start near the rate that the rules allow."""
@@ -105,7 +118,9 @@ class Joint:
             numbers = self._step()
             self.update += 1
             if self.folder is not None and (self.update % self.config.checkpoint_every == 0 or self.update == last):
-                save_checkpoint(self.folder, self.update, self._state())
+                if self._processes.main:
+                    save_checkpoint(self.folder, self.update, self._state())
+                self._processes.wait()
             if log is not None:
                 log(self.update, numbers)
         return self.averaged()
@@ -119,21 +134,29 @@ class Joint:
     def _step(self) -> Numbers:
         generator = np.random.default_rng([self.config.seed, self.update])
         stage = self.config.stage(self.update)
-        loss, numbers = self._write(generator, stage)
-        if stage is Stage.PCL:
-            gate, told = self._play(generator)
-            loss = loss + self.config.gate_weight * gate
-            numbers |= told
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), self.config.clip)
+        write, numbers = self._write(generator, stage)
+        gate, told = self._play(generator) if stage is Stage.PCL else (None, {})
+        losses = []
+        for part in range(self.config.accumulate):
+            loss = write(part)
+            if gate is not None:
+                loss = loss + self.config.gate_weight * gate(part)
+            self._precision.backward(loss)
+            losses.append(loss.item())
+        self._processes.add_gradients(self.student.parameters())
+        sound = self._precision.clip(self.student.parameters(), self._optimizers, self.config.clip)
         rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            optimizer.step()
+            if sound:
+                optimizer.step()
             optimizer.zero_grad()
         self._average.follow(self.student, self.update + 1, self.config.ema_decay)
-        return {"loss": loss.item(), "rate": rate, **numbers}
+        return {"loss": self._processes.total(losses), "rate": rate, **numbers, **told}
+
+    def _slices(self, items: int) -> list[slice]:
+        return self._processes.slices(items, self.config.accumulate)
 
     def _told(self, generator: np.random.Generator, prompts: Sequence[int]) -> tuple[Any, list[tuple[int, ...]]]:
         limits, words = self.wording.draw(generator, len(prompts))
@@ -141,12 +164,19 @@ class Joint:
 
     def _logits(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(steps, vocabulary) log-probabilities and (steps,) log-odds of asking where each token was written."""
-        scores = anatomy_of(self.student).logits(states(self.student, texts)).float()
+        with self._precision.autocast():
+            scores = anatomy_of(self.student).logits(states(self.student, texts))
+        scores = scores.float()
         shared = scores[:, : self.ask]
         return shared.log_softmax(-1), ask_log_odds(scores, self.ask)
 
-    def _write(self, generator: np.random.Generator, stage: Stage) -> tuple[Tensor, Numbers]:
-        """The loss of token probabilities, and in behaviour cloning of the ask token, on gold and stored texts."""
+    def _read(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        """(steps,) nats of each token and (steps,) log-odds of asking where it was written."""
+        logprobs, log_odds = self._logits(texts)
+        return -logprobs.gather(1, texts.tokens.to(logprobs.device)[:, None])[:, 0], log_odds
+
+    def _texts(self, generator: np.random.Generator, stage: Stage) -> tuple[np.ndarray, Texts]:
+        """(texts,) limits and the gold and stored texts of an update, those of all processes."""
         config, data = self.config, self.data
         chosen = generator.choice(data.writing, size=config.texts)
         limits, prompts = self._told(generator, chosen.tolist())
@@ -157,51 +187,91 @@ class Joint:
             data.gold[i][int(generator.integers(len(data.gold[i])))] if right else data.stored[i]
             for i, right in zip(chosen.tolist(), gold.tolist(), strict=True)
         ]
-        texts = Texts(prompts, outputs)
-        logprobs, log_odds = self._logits(texts)
-        of_step = texts.of_step.to(logprobs.device)
-        nats = -logprobs.gather(1, texts.tokens.to(logprobs.device)[:, None])[:, 0]
-        weights = torch.ones_like(nats)
+        return limits, Texts(prompts, outputs)
+
+    def _write(self, generator: np.random.Generator, stage: Stage) -> tuple[PartLoss, Numbers]:
+        """The loss of token probabilities, and in behaviour cloning of the ask token, on gold and stored texts."""
+        config, processes = self.config, self._processes
+        limits, texts = self._texts(generator, stage)
+        slices = self._slices(len(texts))
+        parts = [texts.take(range(*part.indices(len(texts)))) for part in slices]
+        passes = Passes(lambda part: self._read(parts[part]), len(parts))
+        seen = [(nats.detach(), log_odds.detach()) for nats, log_odds in passes.seen]
+        weights = [torch.ones_like(nats) for nats, _ in seen]
         if config.write_alone and stage is Stage.PCL:
-            weights = alone(log_odds.detach(), texts)
-        loss = config.write_weight * (weights * nats).sum() / weights.sum()
-        numbers = {"nats": float(nats.detach().mean())}
+            weights = [alone(log_odds, part) for (_, log_odds), part in zip(seen, parts, strict=True)]
+        shares = processes.shares([float(weight.sum()) for weight in weights])
+        steps = processes.shares([len(nats) for nats, _ in seen])
+        numbers = {"nats": processes.mean(steps, [float(nats.mean()) for nats, _ in seen])}
+        marks = None
         if stage is Stage.CLONE:
-            marks = marked(nats.detach(), of_step, torch.from_numpy(limits).to(nats), config.action)
-            clone = functional.binary_cross_entropy_with_logits(log_odds, marks)
-            loss, numbers["clone"] = loss + clone, float(clone.detach())
+            marks = self._marks(texts, limits, slices, [nats for nats, _ in seen])
+            clones = [float(binary_nats(log_odds, m)) for (_, log_odds), m in zip(seen, marks, strict=True)]
+            numbers["clone"] = processes.mean(steps, clones)
+
+        def loss(part: int) -> Tensor:
+            nats, log_odds = passes(part)
+            weight = weights[part]
+            writing = shares[part] * (config.write_weight * (weight * nats).sum() / weight.sum())
+            return writing if marks is None else writing + steps[part] * binary_nats(log_odds, marks[part])
+
         return loss, numbers
 
-    def _play(self, generator: np.random.Generator) -> tuple[Tensor, Numbers]:
+    def _marks(self, texts: Texts, limits: np.ndarray, slices: list[slice], nats: list[Tensor]) -> list[Tensor]:
+        """(steps,) of each part, see `marked`: the most surprising places among the texts of all processes."""
+        every = torch.from_numpy(self._processes.joined(torch.cat(nats).cpu().numpy()))
+        marks = marked(every, texts.of_step, torch.from_numpy(limits).to(every), self.config.action)
+        starts = texts.starts.tolist()
+        return [marks[starts[part.start] : starts[part.stop]].to(nats[0].device) for part in slices]
+
+    def _play(self, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
         """The gate's loss along the student's drafts; moves the prices."""
-        config, data = self.config, self.data
+        config, data, processes = self.config, self.data, self._processes
         chosen = generator.choice(data.asking, size=config.episodes)
         limits, prompts = self._told(generator, chosen.tolist())
         stored = [data.stored[i] for i in chosen]
-        drafts = write_drafts(self._writer, prompts, stored, chosen, data.quality, data.end_tokens)
-        _, log_odds = self._logits(drafts.texts)
+        slices = self._slices(len(chosen))
+        parts = [
+            write_drafts(self._writer, prompts[s], stored[s], chosen[s], data.quality, data.end_tokens) for s in slices
+        ]
         prices = self.prices(limits)
         alpha = config.alpha_at(self.update)
         spendable = np.where(limits == FREE, 0.0, limits)
-        choices, played = choices_of(drafts, log_odds, prices, spendable, config.action, alpha)
-        if config.objective == "path_consistency":
-            loss = choices.loss(alpha, config.least_reach)
-        else:
-            loss = -choices.expected_return(alpha)
+
+        def choose(part: int) -> tuple[Choices, Played]:
+            _, log_odds = self._logits(parts[part].texts)
+            one = slices[part]
+            return choices_of(parts[part], log_odds, prices[one], spendable[one], config.action, alpha)
+
+        def mean(choices: Choices) -> Tensor:
+            if config.objective == "path_consistency":
+                return choices.loss(alpha, config.least_reach)
+            return -choices.expected_return(alpha)
+
+        passes = Passes(choose, len(parts))
+        least = config.least_reach if config.objective == "path_consistency" else 0.0
+        shares = processes.shares([float(choices.weights(least).sum()) for choices, _ in passes.seen])
+        counts = processes.shares([len(choices.gain) for choices, _ in passes.seen])
+        residuals = [float(choices.residual(alpha).detach().square().mean()) for choices, _ in passes.seen]
+        rows = [
+            np.stack([played.quality, played.calls, played.tokens, drafts.quality[drafts.number == 0]], axis=1)
+            for drafts, (_, played) in zip(parts, passes.seen, strict=True)
+        ]
+        quality, calls, tokens, own_quality = processes.joined(np.concatenate(rows)).T  # (episodes,) of all processes
         bound = (limits > NEVER) & (limits < FREE)
-        violation = played.calls - spendable * played.tokens
+        violation = calls - spendable * tokens
         self.multiplier.update(limits[bound], violation[bound])
         numbers = {
-            "gate": float(loss.detach()),
-            "residual": float(choices.residual(alpha).detach().square().mean().sqrt()),
-            "quality": float(played.quality.mean()),
-            "quality/alone": float(drafts.quality[drafts.number == 0].mean()),
+            "gate": processes.mean(shares, [float(mean(choices).detach()) for choices, _ in passes.seen]),
+            "residual": processes.mean(counts, residuals) ** 0.5,
+            "quality": float(quality.mean()),
+            "quality/alone": float(own_quality.mean()),
             "alpha": alpha,
         }
-        for name, chosen in (("calls_per_token", bound), ("never", limits == NEVER), ("free", limits == FREE)):
-            if chosen.any():
-                numbers[name] = float(played.calls[chosen].sum() / played.tokens[chosen].sum())
-        return loss, numbers | self.multiplier.numbers()
+        for name, rules in (("calls_per_token", bound), ("never", limits == NEVER), ("free", limits == FREE)):
+            if rules.any():
+                numbers[name] = float(calls[rules].sum() / tokens[rules].sum())
+        return lambda part: shares[part] * mean(passes(part)[0]), numbers | self.multiplier.numbers()
 
     def prices(self, limits: np.ndarray) -> np.ndarray:
         """(n,) lambda: the largest for "never", none without a limit."""
@@ -212,11 +282,13 @@ class Joint:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "config": asdict(self.config),
+            # Into how many parts an update is split may change when a run is resumed.
+            "config": asdict(self.config) | {"accumulate": 1, "precision": self._precision.kind},
             "student": self.student.state_dict(),
             "average": self._average.weights,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "multiplier": self.multiplier.state(),
+            "scaler": self._precision.state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -225,3 +297,4 @@ class Joint:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.multiplier.restore(state["multiplier"])
+        self._precision.restore(state["scaler"])

@@ -1,0 +1,68 @@
+"""Joint training of the tests' student, for `accelerate launch`: what one process gives, several should give, too.
+
+Usage: `-m tests.agents.joint.launched FOLDER`. The main process leaves the weights of each case in FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from agents.joint.config import JointConfig
+from agents.joint.parallel import Processes
+from agents.joint.trainer import Joint
+from tests.agents.joint.test_trainer import SHORT, data, student
+
+STOP = 4  # updates before the run is resumed
+FAST = replace(SHORT, warmup=1)
+CASES: dict[str, JointConfig] = {
+    "verify": replace(FAST, write_alone=True, extremes=0.3, texts=11, episodes=7),
+    "ask": replace(FAST, call="ASK", accumulate=2),
+    "bf16": replace(FAST, precision="bf16"),
+}
+
+
+def weights(config: JointConfig, folder: Path | None = None, until: int | None = None) -> dict[str, torch.Tensor]:
+    """The average's, and lambda: all that an update moves."""
+    joint = Joint(*student(), data(), config, folder)
+    model = joint.run(until=until)
+    found = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    return found | {"multiplier": torch.from_numpy(joint.multiplier.value)}
+
+
+def check(processes: Processes) -> None:
+    """What processes tell each other; each of the two brings its index + 1."""
+    number = processes.index + 1.0
+    weight = nn.Parameter(torch.full((2,), number))
+    weight.grad = torch.full((2,), number)
+    processes.add_gradients(iter([weight]))
+    processes.agree(iter([weight]))
+    assert weight.grad.tolist() == [3.0, 3.0]
+    assert weight.tolist() == [1.0, 1.0]
+    assert processes.joined(np.full(int(number), number)).tolist() == [1.0, 2.0, 2.0]
+    assert processes.shares([number, number]) == [number / 6, number / 6]
+    assert processes.slices(5) == [slice(0, 2), slice(2, 5)][processes.index : processes.index + 1]
+
+
+def main(out: Path) -> None:
+    processes = Processes(cpu=True)
+    assert processes.count == 2
+    check(processes)
+    for name, config in CASES.items():
+        found = {name: weights(config)}
+        if name == "verify":
+            weights(config, out / name, until=STOP)
+            found["resumed"] = weights(config, out / name)
+        for each, tensors in found.items():
+            save_file(tensors, out / f"{each}-{processes.index}.safetensors")
+    processes.part()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
