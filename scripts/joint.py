@@ -2,6 +2,7 @@
 
 python -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-ask --config.call ASK --rows results/pronounce-joint.json
+accelerate launch --num_processes 4 --mixed_precision bf16 -m scripts.joint --out runs/joint
 python -m scripts.evaluate --policy runs/joint/model --student runs/joint/model --teacher tw_env/data/pronounce/teacher
 """
 
@@ -11,7 +12,7 @@ import copy
 import json
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,10 @@ from agents.checkpoint import drop_checkpoint
 from agents.evaluation import Ends, Row, play_ends
 from agents.joint.config import JointConfig, JointData
 from agents.joint.deployment import Told, fit_cut, ranking, rows_of, told
+from agents.joint.parallel import Processes
 from agents.joint.student import asking_student
 from agents.joint.teacher import ScoredTexts, Teacher
-from agents.joint.trainer import Joint
+from agents.joint.trainer import Joint, Log
 from agents.joint.wording import FREE, NEVER
 from agents.recording import Recorded
 from scripts.command import run
@@ -85,7 +87,7 @@ class Options:
     play_rows: int = 512
     """Rows of the batched game in evaluation."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu or cuda; with several processes, auto and cuda give each a GPU of its own."""
     threads: int = 1
     """Torch's threads."""
     config: JointConfig = field(default_factory=JointConfig)
@@ -143,30 +145,38 @@ def load_data(options: Options, pair: Pair) -> JointData:
     )
 
 
-def train(options: Options, pair: Pair) -> tuple[Joint, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Train, and say what it took."""
-    data = load_data(options, pair)
+def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Train, and say what it took, all processes together."""
+    with processes.main_first():  # it writes the teacher's texts if they are missing
+        data = load_data(options, pair)
     student, tokenizer = copy.deepcopy(pair.student), pair.tokenizer
     if not pair.ask_tokens:
         student, tokenizer = asking_student(student, tokenizer)
-    if not options.resume:
+    if not options.resume and processes.main:
         drop_checkpoint(options.out)
+    processes.wait()
     joint = Joint(student, tokenizer, data, options.config, options.out)
     started = time.process_time()
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=options.config.updates, initial=joint.update, unit="update"))
-        writer = SummaryWriter(str(options.out / "tensorboard"), purge_step=joint.update)
-        stack.callback(writer.close)
-
-        def log(update: int, numbers: dict[str, float]) -> None:
-            bar.update(update - bar.n)
-            bar.set_description(str(options.config.stage(update - 1)))
-            if update % 10 == 0:
-                for name, value in numbers.items():
-                    writer.add_scalar(name, value, update)
-
+        log = show(options, joint.update, stack) if processes.main else None
         joint.run(log)
-    return joint, tokenizer, {"training_seconds": time.process_time() - started}
+    return joint, tokenizer, {"training_seconds": processes.total([time.process_time() - started])}
+
+
+def show(options: Options, update: int, stack: ExitStack) -> Log:
+    """What shows and writes down the numbers of updates, from this one on."""
+    bar = stack.enter_context(tqdm(total=options.config.updates, initial=update, unit="update"))
+    writer = SummaryWriter(str(options.out / "tensorboard"), purge_step=update)
+    stack.callback(writer.close)
+
+    def log(update: int, numbers: dict[str, float]) -> None:
+        bar.update(update - bar.n)
+        bar.set_description(str(options.config.stage(update - 1)))
+        if update % 10 == 0:
+            for name, value in numbers.items():
+                writer.add_scalar(name, value, update)
+
+    return log
 
 
 def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
@@ -241,11 +251,17 @@ def add_rows(path: Path, rows: list[Row]) -> None:
 
 
 def main(options: Options) -> None:
-    """Train, save, measure."""
+    """Train, save, measure; with several processes, the main one alone saves and measures."""
+    processes = Processes(cpu=options.device == "cpu")
+    if options.device == "auto" or (processes.count > 1 and processes.device != "cpu"):
+        options = replace(options, device=processes.device)
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     pair = load_models(settings_of(options, "policy"))
-    joint, tokenizer, training = train(options, pair)
+    joint, tokenizer, training = train(options, pair, processes)
+    processes.part()
+    if not processes.main:
+        return
     folder = deploy(options, joint, tokenizer)
     if options.rows is None:
         return

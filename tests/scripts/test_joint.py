@@ -1,0 +1,26 @@
+"""`scripts.joint` under `accelerate launch`: two processes train, one of them writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.launching import launch
+from tw_env.policies import AskToken
+
+SHORT = (
+    "--limit 60 --held 20 --device cpu --config.clone 1 --config.pcl 1 --config.texts 8 --config.episodes 8 "
+    "--config.limits 0.1"
+)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_the_main_one_writes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    printed = launch(tmp_path / "home", "scripts.joint", "--out", str(out), *SHORT.split())
+    assert printed.count("writing the teacher's texts") == 1
+    assert printed.count("policy written to") == 1
+    assert AskToken.read(out / "model").kind
+    assert (out / "checkpoint.pt").is_file()
+    assert len(list((out / "tensorboard").iterdir())) == 1
