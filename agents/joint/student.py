@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-REASONS = 128  # ask tokens of a student
+REASONS = 256  # ask tokens of a student
 BISECTIONS = 30
 TWINS = 0.99  # cosine of two embeddings from which on they are one word to the model
 

@@ -43,7 +43,7 @@ Numbers = dict[str, float]
 Log = Callable[[int, Numbers], object]
 PartLoss = Callable[[int], Tensor]
 """The loss of one part of this process's share of an update, with gradients."""
-FITTED = 256  # texts on which the ask tokens' first rows are fitted
+FITTED = 1024  # texts on which the ask tokens' first rows are fitted
 
 
 class Joint:
@@ -93,14 +93,15 @@ class Joint:
         )
         first = np.clip(config.price * np.sqrt(0.1 / limits), config.price_least, config.price_largest)
         self.multiplier.integral, self.multiplier.value = first, first.copy()
-        if not student.get_output_embeddings().weight[self.ask :].any():
-            self._begin()
         self._processes.agree(student.parameters())
         self._average = WeightAverage(student)
         self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore, student.device)
 
     def _begin(self) -> None:
-        """Let ask tokens that nothing was learnt for start near the rate that the rules allow."""
+        """Let ask tokens that nothing was learnt for start near the rate that the rules allow.
+
+        Not before the start is over: a student's doubts are worth knowing once it can write.
+        """
         generator = np.random.default_rng([self.config.seed, 2**31])
         chosen = generator.choice(self.data.writing, size=min(FITTED, len(self.data.writing)), replace=False)
         limits, words = self.wording.draw(generator, len(chosen))
@@ -110,6 +111,10 @@ class Joint:
         if self.config.action == Action.VERIFY:  # asked at any place of a text
             rate /= 2
         start_asking(self.student, texts, [len(prompt) for prompt in prompts], rate)
+        self._processes.agree(self.student.parameters())
+        head = self.student.get_output_embeddings().weight
+        name = next(name for name, parameter in self.student.named_parameters() if parameter is head)
+        self._average.weights[name][self.ask :] = head.detach()[self.ask :]
 
     def run(self, log: Log | None = None, until: int | None = None) -> PreTrainedModel:
         """Train to the last update (or only to `until`) and return the student with its averaged weights."""
@@ -134,6 +139,8 @@ class Joint:
     def _step(self) -> Numbers:
         generator = np.random.default_rng([self.config.seed, self.update])
         stage = self.config.stage(self.update)
+        if stage is not Stage.START and not self.student.get_output_embeddings().weight[self.ask :].any():
+            self._begin()
         write, numbers = self._write(generator, stage)
         gate, told = self._play(generator) if stage is Stage.PCL else (None, {})
         losses = []
