@@ -208,9 +208,9 @@ class Translate(TextPair):
     task: ClassVar[str] = "translate"
     pair: str = translate.PAIR
     """From and to, as the data are named."""
-    teacher_steps: int = 2500
+    teacher_steps: int = 1800
     """Updates of the teacher."""
-    teacher_decay: int = 2000
+    teacher_decay: int = 1500
     """Last updates of the teacher, over which the learning rate falls to zero."""
     student_steps: int = 400
     """Updates of the student; with many more it is as good as the teacher, and sure of what is wrong."""
