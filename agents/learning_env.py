@@ -31,8 +31,18 @@ def learning_env(id_: str, rows: int, **settings: Any) -> AssistedDecodingVector
     env = tw_env.make_vec(id_, rows, **{**settings, **ENVIRONMENT})
     if settings.get("student") is None and env.task.name == "pronounce":
         return env
+    scale = reward_scale(env)
+    if scale == 1.0:
+        return env
+    return tw_env.make_vec(id_, rows, **{**settings, **ENVIRONMENT, "reward": {"quality": scale}})
+
+
+def reward_scale(env: AssistedDecodingVectorEnv) -> float:
+    """What the metric is multiplied by so that both ends of a pair lie as far apart as usual; 1 where they nearly do.
+
+    Args:
+        env: of the pair, on prompts that neither model was fitted on; both ends are played on its first `PROBED`.
+    """
     ends = play_ends(env, np.arange(min(PROBED, len(env.task.prompts))))
     gap = float((ends.teacher - ends.student).mean())
-    if gap <= 0 or 1 / NEARLY <= USUAL_GAP / gap <= NEARLY:
-        return env
-    return tw_env.make_vec(id_, rows, **{**settings, **ENVIRONMENT, "reward": {"quality": USUAL_GAP / gap}})
+    return 1.0 if gap <= 0 or 1 / NEARLY <= USUAL_GAP / gap <= NEARLY else USUAL_GAP / gap

@@ -27,6 +27,7 @@ from tw_env.settings import encode_prompts
 from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.task import Task
 
+MODEL = "model"  # folder of student, tokenizer and policy in that of a run of scripts.joint
 HEURISTICS = {"p-max": "p_max", "surprise-at-end": "surprise_at_end"}
 NEVER, FREE = (Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in (0.0, math.inf))
 
@@ -188,8 +189,8 @@ def frontiers(field: Field, options: Any) -> list[Contender]:
         kind = "learned" if hasattr(policy, "network") else "heuristic"
         env = _game_for(field, policy)
         found += [Contender(name, kind, policy, rule, env) for rule in rules]
-    for folder in options.joint:
-        found += joint(field, folder, options.limit)
+    for folder, name in zip(options.joint, run_names(options.joint), strict=True):
+        found += joint(field, folder, name, options.limit)
     return found
 
 
@@ -203,9 +204,20 @@ def _game_for(field: Field, policy: Any) -> Recorded:
     )  # fmt: skip
 
 
-def joint(field: Field, folder: Path, limits: Sequence[float]) -> list[Contender]:
-    """A student that is told its rule in words and asks by a token of its own."""
-    model = folder / "model" if (folder / "model").is_dir() else folder
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """A name for each run of scripts.joint: that of its folder, or the whole path where two are called alike."""
+    homes = [folder.parent if folder.name == MODEL else folder for folder in folders]
+    names = [home.resolve().name for home in homes]
+    return [name if names.count(name) == 1 else str(home) for name, home in zip(names, homes, strict=True)]
+
+
+def joint(field: Field, folder: Path, name: str, limits: Sequence[float]) -> list[Contender]:
+    """A student that is told its rule in words and asks by a token of its own, a contender for each limit.
+
+    Raises:
+        FileNotFoundError, ValueError: no policy in the folder, or a student that the pair's teacher doesn't fit.
+    """
+    model = folder / MODEL if (folder / MODEL).is_dir() else folder
     policy: Any = load(model)
     teacher = field.options.teacher or str(shipped_pair(field.options.task).teacher)
     load_pair(str(model), teacher, device=field.options.device)  # refused early if the two don't fit
@@ -219,7 +231,7 @@ def joint(field: Field, folder: Path, limits: Sequence[float]) -> list[Contender
     count = len(field.task.prompts)
     return [
         Contender(
-            f"joint {folder.name}", "learned", policy, share(limit), env,
+            f"joint {name}", "joint", policy, share(limit), env,
             told=np.array(told(limit).words(count, field.options.seed)).tolist(),
         )
         for limit in limits

@@ -3,6 +3,7 @@
 python -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-ask --config.call ASK --rows results/pronounce-joint.json
 accelerate launch --num_processes 4 --mixed_precision bf16 -m scripts.joint --out runs/joint
+python -m scripts.joint --out runs/joint-summarize --task summarize --config.embedding-rate 20
 python -m scripts.evaluate --policy runs/joint/model --student runs/joint/model --teacher tw_env/data/pronounce/teacher
 """
 
@@ -26,30 +27,24 @@ import tw_env
 from agents.checkpoint import drop_checkpoint
 from agents.evaluation import Ends, Row, play_ends
 from agents.joint.config import JointConfig, JointData
-from agents.joint.deployment import Told, fit_cut, ranking, rows_of, told
+from agents.joint.deployment import fit_cut, ranking, rows_of
 from agents.joint.parallel import Processes
 from agents.joint.student import asking_student
 from agents.joint.teacher import ScoredTexts, Teacher
 from agents.joint.trainer import Joint, Log
-from agents.joint.wording import FREE, NEVER
+from agents.learning_env import reward_scale
 from agents.recording import Recorded
 from scripts.command import run
+from scripts.joint_rules import judged_rules
 from scripts.rows import read_rows
 from tw_env.decoding.loading import Pair
 from tw_env.policies import AskToken
-from tw_env.rules import Constraint, Quantity
-from tw_env.settings import Settings, encode_prompts, load_models, load_task
-from tw_env.tasks import pronounce
+from tw_env.settings import WORDED, Settings, encode_prompts, load_models, load_task
+from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.task import Task
+from tw_env.tasks.translate import language_pair
+from tw_env.vector_env import AssistedDecodingVectorEnv
 
-HELD_BACK_LIMITS = (0.04, 0.08, 0.25)
-JUDGED = (0.03, 0.05, 0.1, 0.15, 0.2)
-AMBIGUOUS = (
-    "ask the teacher rarely",
-    "ask for about a tenth of the tokens",
-    "ask the teacher if you must",
-    "ask often",
-)
 MODEL = "model"
 
 
@@ -63,23 +58,28 @@ class Options:
     """Go on from the last checkpoint, if there is one; the result is that of an uninterrupted run."""
     rows: Path | None = None
     """JSON file to which rows of the benchmark on the test split are added; None measures nothing."""
-    task: Literal["pronounce", "text"] = "pronounce"
-    """The task."""
+    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
+    """The task; its metric is what asking is worth."""
     student: str | None = None
     """Folder or hub id of the student to begin with, one that asks already (OUT/model) included; None takes the pair
     that ships."""
     original: str | None = None
-    """Folder or hub id of the student whose gap to the teacher is recovered; None takes the one that ships."""
+    """Folder or hub id of the student whose gap to the teacher is recovered; None takes the one that ships, or that of
+    --student where a teacher is named, too."""
     teacher: str | None = None
     """Folder or hub id of the teacher."""
     data: str | None = None
-    """For the task `text`: JSONL with `prompt` and `reference`, or a `datasets` name."""
-    metric: str = "exact"
-    """For the task `text`: chrf, bleu, rougeL, exact or edit."""
+    """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
+    metric: str | None = None
+    """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
+    template: str | None = None
+    """What models read, with {text} where the text goes; None leaves the wording to the task."""
     held: int = 2000
     """Prompts of the policy split that nothing is trained on: the cut is found on them."""
     limit: int | None = None
     """Only the first so many prompts of every split."""
+    judged: int | None = None
+    """Only the first so many prompts of the test split."""
     max_new_tokens: int | None = None
     """Cap on new tokens; None takes the task's."""
     stored: Path | None = None
@@ -96,19 +96,34 @@ class Options:
 
 def settings_of(options: Options, split: str | None) -> Settings:
     """The game's settings for a split of the task."""
-    teacher = options.teacher or (str(pronounce.TEACHER) if options.student else None)
+    limits = [limit for limit in (options.limit, options.judged if split == "test" else None) if limit is not None]
     return Settings(
-        task=options.task, split=split, student=options.student, teacher=teacher, data=options.data,
-        metric=options.metric, limit=options.limit, max_new_tokens=options.max_new_tokens, device=options.device,
+        task=options.task, split=split, student=options.student,
+        teacher=teacher_of(options) if options.student else options.teacher, data=options.data, metric=options.metric,
+        template=options.template, limit=min(limits, default=None), max_new_tokens=options.max_new_tokens,
+        device=options.device,
     )  # fmt: skip
 
 
+def teacher_of(options: Options) -> str:
+    """Folder or hub id of the teacher."""
+    return options.teacher or str(shipped_pair(options.task).teacher)
+
+
+def original_of(options: Options) -> str:
+    """Folder or hub id of the student whose gap is recovered."""
+    own = options.student if options.teacher else None
+    return options.original or own or str(shipped_pair(options.task).student)
+
+
 def answers(task: Task, pair: Pair) -> list[list[list[int]]]:
-    """Token ids of each prompt's references, end token included."""
-    tokenizer, end = pair.tokenizer, pair.end_tokens[0]
-    return [
-        [[*tokenizer(text, add_special_tokens=False).input_ids, end] for text in texts] for texts in task.references
-    ]
+    """Token ids of each prompt's references, end token included, up to the cap."""
+    name = "text_target" if pair.encoder_decoder else "text"  # some tokenizers write another language than they read
+
+    def ids(text: str) -> list[int]:
+        return list(pair.tokenizer(**{name: text}, add_special_tokens=False).input_ids)
+
+    return [[[*ids(text), pair.end_tokens[0]][: task.max_new_tokens] for text in texts] for texts in task.references]
 
 
 def load_data(options: Options, pair: Pair) -> JointData:
@@ -117,7 +132,8 @@ def load_data(options: Options, pair: Pair) -> JointData:
     Raises:
         ValueError: fewer prompts than `held` needs.
     """
-    splits = ("pair", "policy") if options.task == "pronounce" else ("policy",)
+    prepared = options.task in WORDED and (options.data is None or language_pair(options.data) is not None)
+    splits = ("pair", "policy") if options.task == "pronounce" or prepared else ("policy",)
     tasks = [load_task(settings_of(options, split)) for split in splits]
     cap = options.max_new_tokens or tasks[0].max_new_tokens
     prompts = [prompt for task in tasks for prompt in encode_prompts(task, pair, cap)]
@@ -136,13 +152,18 @@ def load_data(options: Options, pair: Pair) -> JointData:
     known = prompts[: asking[-1] + 1]
     path = options.stored or options.out / "teacher.safetensors"
     found = ScoredTexts.load(path) if path.is_file() else None
-    if found is None or list(map(tuple, found.texts.prompts)) != list(map(tuple, known)):
+    places = {} if found is None else {tuple(prompt): i for i, prompt in enumerate(found.texts.prompts)}
+    if found is not None and places.keys() >= set(map(tuple, known)):
+        found = found.take([places[tuple(prompt)] for prompt in known])
+    else:
         print(f"writing the teacher's texts for {len(known)} prompts to {path}, once")
         found = Teacher(pair.teacher, pair.vocabulary, top_k=1).write(known, cap, pair.end_tokens)
         found.save(path, {"decoding": "greedy"})
+    scale = 1.0 if options.task == "pronounce" else reward_scale(original_game(options, "policy"))
     return JointData(
-        known, gold[: len(known)], found.texts.outputs, asking, np.arange(len(known)), quality, pair.end_tokens, cap
-    )
+        known, gold[: len(known)], found.texts.outputs, asking, np.arange(len(known)), quality, pair.end_tokens, cap,
+        scale=scale,
+    )  # fmt: skip
 
 
 def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, PreTrainedTokenizerBase, dict[str, Any]]:
@@ -184,24 +205,11 @@ def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
     settings = settings_of(options, split)
     task = load_task(settings)
     env = tw_env.make_vec(
-        f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, student=str(model),
-        teacher=options.teacher or str(pronounce.TEACHER), actions=actions, reward="quality", device=options.device,
+        f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, student=str(model), teacher=teacher_of(options),
+        actions=actions, reward="quality", device=options.device,
         max_new_tokens=options.max_new_tokens or task.max_new_tokens,
     )  # fmt: skip
     return Recorded(env)
-
-
-def judged_rules() -> list[Told]:
-    """What the student is told in the test."""
-    tenth = Constraint(Quantity.CALLS_PER_TOKEN, 0.1)  # what wordings without a number are held against
-    return [
-        *(told(limit) for limit in JUDGED),
-        *(told(limit, "held-out phrasing", True) for limit in JUDGED),
-        *(told(limit, "held-out limit") for limit in HELD_BACK_LIMITS),
-        told(NEVER),
-        told(FREE),
-        *(Told("ambiguous", (words,), tenth) for words in AMBIGUOUS),
-    ]
 
 
 def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
@@ -226,19 +234,25 @@ def judge(options: Options, folder: Path, training: dict[str, Any]) -> list[Row]
     policy = AskToken.read(folder)
     ends = original_ends(options)
     agent = "joint" if config.call == "ASK" else "joint+verify"
-    rows = rows_of(policy, env, ends, judged_rules(), agent, config.seed, **training)
+    rows = rows_of(policy, env, ends, judged_rules(env.pair.tokenizer), agent, config.seed, **training)
     auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
     return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]
 
 
 def original_ends(options: Options) -> Ends:
-    """Both ends of the gap, of the pair that training began with."""
-    env = tw_env.make_vec(
-        f"{tw_env.__name__}/Text-v0", options.play_rows, task=load_task(settings_of(options, "test")),
-        student=options.original or str(pronounce.STUDENT), teacher=options.teacher or str(pronounce.TEACHER),
-        actions="SELF/ASK", reward="quality", device=options.device,
-    )  # fmt: skip
+    """Both ends of the gap, of the pair that training began with, on the test prompts."""
+    env = original_game(options, "test")
     return play_ends(env, np.arange(len(env.task.prompts)))
+
+
+def original_game(options: Options, split: str) -> AssistedDecodingVectorEnv:
+    """The game of the pair that training began with, on a split."""
+    task = load_task(settings_of(options, split))
+    return tw_env.make_vec(
+        f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, teacher=teacher_of(options),
+        student=original_of(options), actions="SELF/ASK", reward="quality", device=options.device,
+        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
+    )  # fmt: skip
 
 
 def add_rows(path: Path, rows: list[Row]) -> None:
@@ -270,7 +284,12 @@ def main(options: Options) -> None:
     for row in rows:
         gap = row["recovered_gap"]
         shown = "-" if gap is None else f"{gap:.1%}"
-        print(f"{row['told']:18} {row['words'][:48]:48} calls/token {row['calls_per_token']:.3f} recovered {shown}")
+        print(
+            f"{row['told']:18} {row['words'][:56]:56} calls/token {row['calls_per_token']:.3f} quality "
+            f"{row['quality']:.3f} recovered {shown}"
+        )
+    for name in ("asking_auc", "p_max_auc"):
+        print(f"{name} {rows[0][name]:.3f}" if rows[0][name] is not None else f"{name} -")
 
 
 if __name__ == "__main__":

@@ -240,7 +240,9 @@ def summary(rows: list[Row]) -> list[str]:
         f"{theirs['clock_ms']:.1f} ms ({theirs['clock_ms'] / ours['clock_ms']:.2f} times as long)"
     ]
     for share in (0.99, 0.9):
-        for kinds in (("learned",), ("heuristic", "lossy")):
+        for kinds in (("learned",), ("joint",), ("heuristic", "lossy")):
+            if not any(row["kind"] in kinds for row in rows):
+                continue
             best = reached(rows, share, kinds)
             found = "none" if best is None else f"{best[0]}, {ours['clock_ms'] / best[1]:.2f} times as fast"
             said.append(f"{share:.0%} of the gap, {' or '.join(kinds)}: {found}")

@@ -24,6 +24,7 @@ LABELS = {
     "assisted": "assisted generation of transformers (draft length)",
     "lossy": "speculative decoding, lossy",
 }
+JOINT = ("#332288", "#882255", "#56B4E9")  # of students that were trained with their asking
 PLACES = {  # of names: offset in points, alignment
     "speculative": ((0, 9), "center", "bottom"),
     "assisted": ((0, 24), "center", "bottom"),
@@ -63,8 +64,14 @@ def _frontiers(ax: Axes, rows: Sequence[Row]) -> None:
         columns = ("calls_per_token", "clock_ms", "recovered_gap", "recovered_gap_low", "recovered_gap_high")
         limit, *numbers = (_column(mine, column) for column in columns)
         lines.append(Line("pcl" if name == f"{rows[0]['task']}-pcl" else name, mine[0]["kind"], limit, *numbers))
-    for line, style in zip(lines, styles_of(lines, dark=False).values(), strict=True):
-        ax.plot(line.calls, line.gap, label=name_of(line.agent), **style)
+    styles = styles_of([line for line in lines if line.kind != "joint"], dark=False)
+    names = {line.agent: name_of(line.agent) for line in lines}
+    for place, line in enumerate(line for line in lines if line.kind == "joint"):
+        styles[line.agent] = {"color": JOINT[place % len(JOINT)], "marker": "D", "linewidth": 2.2, "linestyle": "-."}
+        names[line.agent] = f"student trained with its asking ({line.agent.removeprefix('joint ')})"
+    for line in lines:
+        style = styles[line.agent]
+        ax.plot(line.calls, line.gap, label=names[line.agent], **style)
         ax.fill_between(line.calls, line.low, line.high, color=style["color"], alpha=0.12, linewidth=0)
 
 

@@ -81,13 +81,13 @@ SEEDS = {"t5": 4}  # texts of other seeds hardly ever end
 
 
 @cache
-def source_pair(kind: str) -> Pair:
+def source_pair(kind: str, positions: int = POSITIONS) -> Pair:
     """A registered pair of this family; its tokenizer closes every text with the end token.
 
     The teacher has the student's weights with noise on them, and one decoder layer more.
     """
     generator = torch.Generator().manual_seed(SEEDS.get(kind, 0))
-    student, teacher = (_made(kind, layers) for layers in (1, 2))
+    student, teacher = (_made(kind, layers, positions) for layers in (1, 2))
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             if (
@@ -104,12 +104,14 @@ def source_pair(kind: str) -> Pair:
                 parameter.normal_(std=DRIFT * (EMBEDDING if "shared" in name else 1), generator=generator)
             if name in known:
                 parameter.copy_(known[name] + (parameter if drawn else 0.0))
-    return register_pair(f"memory:{kind}", student, teacher, closing_tokenizer(VOCABULARY))
+    return register_pair(f"memory:{kind}-{positions}", student, teacher, closing_tokenizer(VOCABULARY))
 
 
-def _made(kind: str, layers: int) -> tf.PreTrainedModel:
-    depth = {"num_decoder_layers" if kind in ("t5", "mt5") else "decoder_layers": layers}
-    config = type(FAMILIES[kind])(**{**PAIRED[kind], **depth})
+def _made(kind: str, layers: int, positions: int) -> tf.PreTrainedModel:
+    relative = kind in ("t5", "mt5")
+    size = {"num_decoder_layers" if relative else "decoder_layers": layers}
+    size |= {} if relative else {"max_position_embeddings": positions}
+    config = type(FAMILIES[kind])(**{**PAIRED[kind], **size})
     with torch.random.fork_rng(devices=[]):
         model = tf.AutoModelForSeq2SeqLM.from_config(config)
     model.generation_config.update(**PAIR_CONVENTIONS.get(kind, {}))

@@ -71,6 +71,8 @@ class JointConfig:
     """Largest lambda, and that of the rule "never"."""
     learning_rate: float = 4e-3
     """Peak step size, in units of an Adam update."""
+    embedding_rate: float = 1.0
+    """Factor on it for embeddings and head; T5's, whose embeddings are large and whose logits are scaled, want more."""
     warmup: int = 50
     """Updates during which it rises; afterwards it falls linearly to zero."""
     ema_decay: float = 0.99
@@ -129,6 +131,7 @@ class JointConfig:
         return SupervisedConfig(
             steps=self.updates, decay_steps=self.updates - min(self.warmup, self.updates - 1),
             learning_rate=self.learning_rate, warmup=self.warmup, weight_decay=0.0, muon=self.muon, seed=self.seed,
+            embedding_rate=self.embedding_rate,
         )  # fmt: skip
 
 
@@ -141,6 +144,7 @@ class JointData:
         asking: prompts on which asking is learnt: none that the teacher was fitted on, where it is better than it is.
         writing: prompts whose texts the token probabilities learn from.
         quality: the task's metric. end_tokens: ids that end a text. max_new_tokens: cap, end token included.
+        scale: what a unit of the metric is worth to the gate, see `agents.learning_env.reward_scale`.
     """
 
     prompts: Sequence[Ids]
@@ -152,6 +156,7 @@ class JointData:
     end_tokens: tuple[int, ...]
     max_new_tokens: int
     name: str = field(default="", compare=False)
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.gold) == len(self.stored):
@@ -161,3 +166,7 @@ class JointData:
             )
         if not len(self.asking) or not len(self.writing):
             raise ValueError("Expected at least one prompt to learn asking on, and one to learn writing on.")
+
+    def worth(self, index: int, text: Ids) -> float:
+        """What the gate learns from: the metric in a unit that prices and entropy weights fit."""
+        return self.scale * self.quality(index, text)

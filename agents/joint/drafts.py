@@ -73,7 +73,7 @@ def write_drafts(
     Args:
         prompts: the student's whole prompt of each episode, rule included. stored: the teacher's greedy text of each,
             end token included where it ended. indices: of the task's prompts.
-        writer: of the student, with room for prompts and stored beginnings.
+        writer: of the student, with the cap that the stored texts have.
     """
     ends = set(end_tokens)
 
@@ -84,10 +84,10 @@ def write_drafts(
     settled: list[Ids] = [()] * len(prompts)
     going, number = list(range(len(prompts))), 0
     while going:
-        written = writer.greedy([[*prompts[i], *settled[i]] for i in going]).outputs
+        written = writer.greedy([prompts[i] for i in going], begun=[settled[i] for i in going]).outputs
         following = []
         for i, rest in zip(going, written, strict=True):
-            text = [*settled[i], *rest][: writer.max_new_tokens]
+            text = [*settled[i], *rest]
             kept = _agreement(text, stored[i])
             found.append((i, number, len(settled[i]), kept, worth(i, text), text))
             if kept < len(text) and kept + 1 < len(stored[i]):  # the teacher writes on, and not the last token

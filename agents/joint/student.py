@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from agents.joint.reading import Texts, all_states, anatomy_of, scores
+
 REASONS = 256  # ask tokens of a student
 BISECTIONS = 30
 TWINS = 0.99  # cosine of two embeddings from which on they are one word to the model
+COMPARED = 1024  # embeddings that are compared with all others at a time
 
 
 def asking_student(
@@ -30,35 +32,51 @@ def asking_student(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A copy of a student and its tokenizer with ask tokens, which `tw_env` plays beside the same teacher.
 
-    The new rows of the embedding are zero; see `start_asking`.
+    The new rows of the embedding are zero; see `start_asking`. The copy is in evaluation mode.
 
     Args:
-        model: a causal model without padding rows: as many embeddings as its tokenizer has tokens.
+        model: a causal model or an encoder-decoder. Padding rows of its embedding give way.
         reads_rules: whether the rule's words are put before its prompts.
         reasons: how many ask tokens.
 
     Raises:
-        ValueError: the student has ask tokens already, or other embeddings than its tokenizer's tokens.
+        ValueError: the student has ask tokens already, or fewer embeddings than its tokenizer has tokens.
     """
-    known, asks = model.get_input_embeddings().weight.shape[0], [f"<ask:{number}>" for number in range(reasons)]
+    known, asks = len(tokenizer), [f"<ask:{number}>" for number in range(reasons)]
     if reasons < 1 or asks[0] in tokenizer.get_vocab():
         raise ValueError(
             "Expected a student without ask tokens, and at least one to add; train one with them on as is."
         )
-    if known != len(tokenizer):
-        raise ValueError(f"Expected a model that knows the {len(tokenizer)} tokens of its tokenizer, got {known}.")
-    tokenizer, model = copy.deepcopy(tokenizer), copy.deepcopy(model)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < known:
+        raise ValueError(f"Expected a model that knows the {known} tokens of its tokenizer, got {rows}.")
+    tokenizer, model = copy.deepcopy(tokenizer), copy.deepcopy(model).eval()
     tokenizer.add_tokens(asks, special_tokens=True)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-            table[known:] = 0.0
+    _resize(model, known, len(tokenizer))
     model.config.student_tokens = asks
     model.config.ask_token_ids = list(range(known, len(tokenizer)))
     model.config.reads_rules = reads_rules
     if reads_rules:
         tell_words_apart(model)
     return model, tokenizer
+
+
+@torch.no_grad()
+def _resize(model: PreTrainedModel, known: int, rows: int) -> None:
+    """Give the embedding so many rows, zero from `known` on; a head of its own stays one.
+
+    transformers ties the head of an encoder-decoder anew whenever it resizes, whatever its weights were.
+    """
+    head, table = model.get_output_embeddings(), model.get_input_embeddings().weight
+    own = None if head.weight is table else head.weight[:known].clone()
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    head, table = model.get_output_embeddings(), model.get_input_embeddings().weight
+    if own is not None:
+        head.weight = nn.Parameter(torch.cat([own, own.new_zeros(rows - known, own.shape[1])]))
+    for weights in (table, model.get_decoder().get_input_embeddings().weight, head.weight):
+        weights[known:] = 0.0
+    if hasattr(model, "final_logits_bias"):
+        model.final_logits_bias[:, known:] = 0.0
 
 
 @torch.no_grad()
@@ -71,15 +89,19 @@ def tell_words_apart(model: PreTrainedModel, seed: int = 0) -> int:
     table = model.get_input_embeddings().weight
     first = model.config.ask_token_ids[0]
     directions = functional.normalize(table[:first].float(), dim=1)
-    likeness = directions @ directions.T
-    likeness.fill_diagonal_(0.0)
-    twins = (likeness.max(dim=1).values > TWINS).nonzero()[:, 0]
+    likeness = []
+    for start in range(0, first, COMPARED):
+        cosines = directions[start : start + COMPARED] @ directions.T  # (compared, first)
+        cosines[torch.arange(len(cosines)), start + torch.arange(len(cosines))] = 0.0
+        likeness.append(cosines.max(dim=1).values)
+    twins = (torch.cat(likeness) > TWINS).nonzero()[:, 0]
     if not len(twins):
         return 0
     head = model.get_output_embeddings()
     if head.weight is table:
         head.weight = nn.Parameter(table.detach().clone())
-        model.config.tie_word_embeddings = False
+        if not model.config.is_encoder_decoder:  # there it would part encoder and decoder, too
+            model.config.tie_word_embeddings = False
     others = torch.ones(first, dtype=torch.bool, device=table.device)
     others[twins] = False
     size = table[:first][others].norm(dim=1).median() if others.any() else table.norm(dim=1).median()
@@ -94,13 +116,13 @@ def ask_log_odds(logits: Tensor, first: int) -> Tensor:
 
 
 @torch.no_grad()
-def start_asking(model: PreTrainedModel, texts: Sequence[Sequence[int]], first: Sequence[int], rate: float) -> None:
+def start_asking(model: PreTrainedModel, texts: Texts, rate: float) -> None:
     """Set the ask tokens' rows to the commonest doubts in some texts, so that P(ask) has the mean `rate` there.
 
     Rows far from it would have a saturated sigmoid, and so no gradient.
 
     Args:
-        texts: token ids, prompts included. first: the place in each from which on a token is written.
+        model: in evaluation mode. texts: such as it might write, after prompts as it reads them.
         rate: between 0 and 1.
 
     Raises:
@@ -108,27 +130,31 @@ def start_asking(model: PreTrainedModel, texts: Sequence[Sequence[int]], first: 
     """
     if not 0 < rate < 1:
         raise ValueError(f"Expected a rate between 0 and 1, got {rate}.")
-    if not texts:
+    if not len(texts):
         raise ValueError("Expected at least one text to fit the ask tokens' rows on, got none.")
     begin, asks = model.config.ask_token_ids[0], model.config.ask_token_ids
-    head, states = model.get_output_embeddings(), []
-    for text, place in zip(texts, first, strict=True):
-        inputs = torch.tensor([list(text)], device=model.device)
-        states.append(model.base_model(input_ids=inputs, use_cache=False).last_hidden_state[0, place - 1 :])
-    hidden = torch.cat(states)  # (places, width)
-    best = head(hidden)[:, :begin].topk(2).indices.sort(dim=1).values
+    anatomy, head = anatomy_of(model), model.get_output_embeddings()
+    hidden = all_states(model, texts)  # (places, width)
+    best = scores(model, hidden)[:, :begin].topk(2).indices.sort(dim=1).values
     doubts = [pair for pair, _ in Counter(map(tuple, best.tolist())).most_common(len(asks))]
-    rows = torch.stack([head.weight[list(doubts[i % len(doubts)])].mean(0) for i in range(len(asks))])
-    level = _level(hidden.double()).to(rows.dtype)
+    pairs = torch.tensor([doubts[i % len(doubts)] for i in range(len(asks))], device=hidden.device)  # (asks, 2)
+    rows = head.weight[pairs].mean(1)
+    if anatomy.bias is not None:
+        bias = anatomy.bias.get_buffer("final_logits_bias")
+        bias[:, asks] = bias[:, pairs].mean(-1)
+    head.weight[asks] = rows
+    log_odds = ask_log_odds(scores(model, hidden), begin)
+    level = _level(hidden.double()).to(rows.dtype) / anatomy.scale
+    lift = (hidden @ level * anatomy.scale).float()  # what adding `level` to every row does to the log-odds
     low, high = -50.0, 50.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        head.weight[asks] = rows + middle * level
-        mean = torch.sigmoid(ask_log_odds(head(hidden).float(), begin)).mean()
+        mean = torch.sigmoid(log_odds + middle * lift).mean()
         low, high = (middle, high) if mean < rate else (low, middle)
+    head.weight[asks] = rows + middle * level
 
 
 def _level(hidden: Tensor) -> Tensor:
-    """(width,) what to add to a row so that its score rises by about 1 in every state: a ridge regression of ones."""
+    """(width,) what to add to a row so that its product rises by about 1 in every state: a ridge regression of ones."""
     gram = hidden.T @ hidden + 1e-3 * len(hidden) * torch.eye(hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
     return torch.linalg.solve(gram, hidden.sum(0))

@@ -129,7 +129,7 @@ class ScoredTexts:
 
 
 class Teacher:
-    """A frozen causal model that scores texts and writes some, and counts the tokens it reads.
+    """A frozen model that scores texts and writes some, and counts the tokens it reads.
 
     Args:
         model: the teacher, in evaluation mode.

@@ -30,7 +30,7 @@ from agents.joint.drafts import write_drafts
 from agents.joint.gate import Choices, Played, choices_of
 from agents.joint.marking import alone, marked
 from agents.joint.parallel import Passes, Precision, Processes
-from agents.joint.reading import Texts, anatomy_of, states
+from agents.joint.reading import Texts, all_states, scores
 from agents.joint.sampling import Writer
 from agents.joint.student import ask_log_odds, start_asking
 from agents.joint.wording import FREE, NEVER, Wording
@@ -83,7 +83,8 @@ class Joint:
         rows = max(part.stop - part.start for part in self._slices(config.episodes))
         self.wording = Wording(RuleReader(tokenizer), config.limits, config.extremes)
         longest = max(map(len, data.prompts)) + RULE_TOKENS + data.max_new_tokens
-        self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.ask, rows)
+        kept = rows if student.config.is_encoder_decoder else 0  # sources, from one draft to the next
+        self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.ask, rows, kept)
         self._recipe = config.optimizer()
         self._pool = ThreadPoolExecutor(1)
         self._optimizers = make_optimizers(student, self._recipe, self._pool)
@@ -106,11 +107,11 @@ class Joint:
         chosen = generator.choice(self.data.writing, size=min(FITTED, len(self.data.writing)), replace=False)
         limits, words = self.wording.draw(generator, len(chosen))
         prompts = self.wording.before(words, [self.data.prompts[i] for i in chosen])
-        texts = [[*prompt, *self.data.stored[i]] for prompt, i in zip(prompts, chosen, strict=True)]
+        texts = Texts(prompts, [self.data.stored[i] for i in chosen])
         rate = float(np.mean(np.clip(limits, 0.01, 0.3)))
         if self.config.action == Action.VERIFY:  # asked at any place of a text
             rate /= 2
-        start_asking(self.student, texts, [len(prompt) for prompt in prompts], rate)
+        start_asking(self.student, texts, rate)
         self._processes.agree(self.student.parameters())
         head = self.student.get_output_embeddings().weight
         name = next(name for name, parameter in self.student.named_parameters() if parameter is head)
@@ -155,7 +156,7 @@ class Joint:
         rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate", 1.0)
             if sound:
                 optimizer.step()
             optimizer.zero_grad()
@@ -171,11 +172,13 @@ class Joint:
 
     def _logits(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(steps, vocabulary) log-probabilities and (steps,) log-odds of asking where each token was written."""
+        found = self._scores(texts)
+        return found[:, : self.ask].log_softmax(-1), ask_log_odds(found, self.ask)
+
+    def _scores(self, texts: Texts) -> Tensor:
+        """(steps, vocabulary and ask tokens) logits, in single precision."""
         with self._precision.autocast():
-            scores = anatomy_of(self.student).logits(states(self.student, texts))
-        scores = scores.float()
-        shared = scores[:, : self.ask]
-        return shared.log_softmax(-1), ask_log_odds(scores, self.ask)
+            return scores(self.student, all_states(self.student, texts))
 
     def _read(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(steps,) nats of each token and (steps,) log-odds of asking where it was written."""
@@ -237,16 +240,17 @@ class Joint:
         chosen = generator.choice(data.asking, size=config.episodes)
         limits, prompts = self._told(generator, chosen.tolist())
         stored = [data.stored[i] for i in chosen]
+        self._writer.forget()  # sources that an earlier student read
         slices = self._slices(len(chosen))
         parts = [
-            write_drafts(self._writer, prompts[s], stored[s], chosen[s], data.quality, data.end_tokens) for s in slices
+            write_drafts(self._writer, prompts[s], stored[s], chosen[s], data.worth, data.end_tokens) for s in slices
         ]
         prices = self.prices(limits)
         alpha = config.alpha_at(self.update)
         spendable = np.where(limits == FREE, 0.0, limits)
 
         def choose(part: int) -> tuple[Choices, Played]:
-            _, log_odds = self._logits(parts[part].texts)
+            log_odds = ask_log_odds(self._scores(parts[part].texts), self.ask)
             one = slices[part]
             return choices_of(parts[part], log_odds, prices[one], spendable[one], config.action, alpha)
 
@@ -271,8 +275,8 @@ class Joint:
         numbers = {
             "gate": processes.mean(shares, [float(mean(choices).detach()) for choices, _ in passes.seen]),
             "residual": processes.mean(counts, residuals) ** 0.5,
-            "quality": float(quality.mean()),
-            "quality/alone": float(own_quality.mean()),
+            "quality": float(quality.mean()) / data.scale,
+            "quality/alone": float(own_quality.mean()) / data.scale,
             "alpha": alpha,
         }
         for name, rules in (("calls_per_token", bound), ("never", limits == NEVER), ("free", limits == FREE)):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scripts.clock import Generated, Output, Played, counted, modelled, race
-from scripts.contenders import Field, joint, share
+from scripts.contenders import Field, joint, run_names, share
 from scripts.latency import Options, check_same, main
 from tests.agents.small import PROMPTS as WORDS
 from tests.asking import asking_pair
@@ -95,11 +95,16 @@ def test_a_jointly_trained_student_is_told_each_limit_in_words(tmp_path: Path) -
     field = Field.open(options)
     env = field.game("test", 6, student=str(folder))
     AskToken(env.layout, env.game.spec.actions).save(folder)
-    rare, often = joint(field, options.joint[0], options.limit)
+    rare, often = joint(field, options.joint[0], "run", options.limit)
     assert rare.told != often.told
-    assert (rare.words, rare.kind, len(rare.told or ())) == (str(share(0.1)), "learned", 6)
+    assert (rare.name, rare.words, rare.kind, len(rare.told or ())) == ("joint run", str(share(0.1)), "joint", 6)
     text = rare.writer(field.encoded("test", 6)).write(0)
     assert 0 < len(text.tokens) <= CAP
+
+
+def test_runs_are_named_by_their_folders() -> None:
+    assert run_names([Path("runs/a"), Path("runs/b/model")]) == ["a", "b"]
+    assert run_names([Path("old/a"), Path("new/a/model")]) == ["old/a", "new/a"]
 
 
 def test_the_settings_of_the_student_are_as_before() -> None:

@@ -211,6 +211,10 @@ class LiveTexts:
         scores = self._student.session.head(last)
         logits = scores[:, : self.pair.vocabulary]
         selected = self._all if rows is None else rows
+        if self._asks:
+            asks = scores[:, list(self.pair.ask_tokens)].logsumexp(-1)
+            log_odds = asks - logits.logsumexp(-1)
+            self.extras[selected, 0] = log_odds.cpu().numpy()
         if self._last_token is not None:
             logits = self._end_at_cap(logits, self.length[selected])
         if uniforms is None:
@@ -220,10 +224,6 @@ class LiveTexts:
             at = (torch.from_numpy(selected), torch.from_numpy(self.length[selected]))
             self._student_logprobs[at] = logprobs.float()
         self._show(selected, view)
-        if self._asks:
-            asks = scores[:, list(self.pair.ask_tokens)].logsumexp(-1)
-            log_odds = asks - logits.logsumexp(-1)
-            self.extras[selected, 0] = log_odds.cpu().numpy()
         if self.extras.shape[1] > self._asks:
             self.extras[selected, self._asks :] = last.float().cpu().numpy()
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from agents.joint.reading import Texts
 from agents.joint.student import ask_log_odds, asking_student, start_asking, tell_words_apart
 from tests.asking import asking_pair
 from tests.tiny import tiny_pair
@@ -49,7 +50,7 @@ def test_reasons_begin_between_tokens_that_compete() -> None:
     """The log-odds fall with the margin between the two likeliest tokens."""
     model, _ = asking_student(tiny_pair(sharpness=2.0).student, tiny_pair().tokenizer, reads_rules=False, reasons=40)
     texts = [torch.randint(2, 11, (9,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(60)]
-    start_asking(model, texts[:40], [2] * 40, 0.2)
+    start_asking(model, Texts([text[:2] for text in texts[:40]], [text[2:] for text in texts[:40]]), 0.2)
     with torch.no_grad():
         logits = model(torch.tensor(texts[40:])).logits.flatten(0, 1)
     asks = ask_log_odds(logits, 11)

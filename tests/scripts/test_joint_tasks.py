@@ -1,0 +1,100 @@
+"""Joint training from the command line: an encoder-decoder pair on a file of its own, judged against where it began."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from agents.joint.config import JointConfig
+from agents.joint.sampling import Writer
+from scripts.joint import Options, main, original_of, settings_of, teacher_of
+from scripts.joint_rules import AMBIGUOUS, OPEN, readable
+from scripts.latency import Options as LatencyOptions
+from scripts.latency import main as measure_latency
+from tests.agents.small import PROMPTS as WORDS
+from tests.asking import POSITIONS
+from tests.families import source_pair
+from tests.letters import names_of
+from tw_env.tasks import pronounce
+from tw_env.tasks.shipped import shipped_pair
+
+CAP = 6
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny T5, trained for some updates on prompts of letters, and its rows."""
+    folder = tmp_path_factory.mktemp("joint")
+    pair = source_pair("t5", POSITIONS)
+    prompts = pair.tokenizer(list(WORDS)).input_ids
+    right = Writer(pair.teacher, 1, CAP, pair.end_tokens).greedy(prompts).outputs  # what the teacher says
+    texts = pair.tokenizer.batch_decode(right, skip_special_tokens=True)
+    records = [
+        {"prompt": word, "reference": text, "split": ("policy", "test")[place % 2]}
+        for place, (word, text) in enumerate(zip(WORDS, texts, strict=True))
+        if text
+    ]
+    (folder / "letters.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    names = {name: value for name, value in names_of(pair).items() if name != "device"}
+    config = JointConfig(clone=2, pcl=2, episodes=8, texts=8, limits=(0.1, 0.3))
+    main(
+        Options(
+            out=folder / "run", rows=folder / "rows.json", task="summarize", data=str(folder / "letters.jsonl"),
+            metric="edit", held=8, max_new_tokens=CAP, play_rows=32, config=config, device="cpu", **names,
+        )
+    )  # fmt: skip
+    return folder
+
+
+def test_an_encoder_decoder_is_trained_saved_and_judged(run_folder: Path) -> None:
+    rows = json.loads((run_folder / "rows.json").read_text())
+    assert {row["told"] for row in rows} >= {"trained", "held-out phrasing", "held-out limit", "ambiguous"}
+    assert {row["words"] for row in rows if row["told"] == "ambiguous"} == set(AMBIGUOUS)
+    assert all(0 <= row["quality"] <= 1 and row["agent"] == "joint+verify" for row in rows)
+    never = next(row for row in rows if row["limit"] == 0)
+    assert never["rule"].startswith("never")
+
+
+def test_its_latency_is_measured_beside_the_others(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = names_of(source_pair("t5", POSITIONS))
+    measure_latency(
+        LatencyOptions(
+            task="summarize", out=run_folder, data=str(run_folder / "letters.jsonl"), metric="edit", prompts=12,
+            timed=3, rounds=1, calibration=12, drafted=2, draft=(2,), accept=(), limit=(0.1, 0.3), rows=8,
+            max_new_tokens=CAP, joint=(run_folder / "run",), **names,
+        )
+    )  # fmt: skip
+    rows = json.loads((run_folder / "latency-summarize.json").read_text())
+    mine = [row for row in rows if row["kind"] == "joint"]
+    assert [row["policy"] for row in mine] == ["joint run"] * 2
+    assert len({row["rule"] for row in mine}) == 2
+    needed = ("quality", "recovered_gap", "tokens_per_second", "teacher_calls", "prompts")
+    assert all(row[name] is not None for row in mine for name in needed)
+    student = next(row for row in rows if row["policy"] == "student")
+    assert student["recovered_gap"] == 0, "the gap is that of the pair that training began with"
+    assert "of the gap, joint:" in capsys.readouterr().out
+    assert (run_folder / "latency-summarize.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_open_wordings_are_judged_where_every_word_is_known() -> None:
+    subwords = AutoTokenizer.from_pretrained(shipped_pair("summarize").student)
+    whole = AutoTokenizer.from_pretrained(pronounce.STUDENT)
+    assert all(readable(words, subwords) for words in (*OPEN, *AMBIGUOUS))
+    assert [words for words in OPEN if readable(words, whole)] == [
+        "roughly every twentieth token may come from your teacher"
+    ]
+    assert readable("never ask the teacher", whole)
+
+
+def test_the_original_is_where_the_gap_begins() -> None:
+    assert original_of(Options(Path(), student="begun")) == str(pronounce.STUDENT)
+    assert original_of(Options(Path(), task="summarize")) == str(shipped_pair("summarize").student)
+    assert original_of(Options(Path(), student="mine", teacher="big")) == "mine"
+    assert original_of(Options(Path(), student="mine", teacher="big", original="first")) == "first"
+    assert teacher_of(Options(Path(), task="summarize")) == str(shipped_pair("summarize").teacher)
+    judged = settings_of(Options(Path(), student="begun", limit=9, judged=5), "test")
+    assert (judged.limit, judged.teacher) == (5, str(pronounce.TEACHER))
+    assert settings_of(Options(Path(), limit=9, judged=5), "policy").limit == 9
