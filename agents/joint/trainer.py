@@ -24,6 +24,7 @@ from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import write_drafts
+from agents.joint.frozen import Held, rule_tokens
 from agents.joint.gate import any_ask, choices_of
 from agents.joint.reading import Texts, anatomy_of, states
 from agents.joint.sampling import Writer
@@ -83,6 +84,8 @@ class Joint:
         self.multiplier.integral, self.multiplier.value = first, first.copy()
         if not student.get_output_embeddings().weight[self.ask :].any():
             self._begin()
+        read = rule_tokens(RuleReader(tokenizer), config.limits, (*data.prompts, *data.stored)) if config.frozen else []
+        self._held = Held(student, [*range(self.ask, self.ask + len(asks)), *read])
         self._average = WeightAverage(student)
         self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore)
 
@@ -125,6 +128,8 @@ class Joint:
             loss = loss + self.config.gate_weight * gate
             numbers |= told
         loss.backward()
+        if self.config.holds(stage):
+            self._held.mask()
         nn.utils.clip_grad_norm_(self.student.parameters(), self.config.clip)
         rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
         for optimizer in self._optimizers:
@@ -132,6 +137,8 @@ class Joint:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad()
+        if self.config.holds(stage):
+            self._held.put_back()
         self._average.follow(self.student, self.update + 1, self.config.ema_decay)
         return {"loss": loss.item(), "rate": rate, **numbers}
 
@@ -165,7 +172,7 @@ class Joint:
         if config.write_alone and stage is Stage.PCL:
             alone = torch.sigmoid(-any_ask(log_odds.detach(), of_step, len(texts))).clamp(min=LEAST_ALONE)
             weights = alone[of_step]
-        loss = config.write_weight * (weights * nats).sum() / weights.sum()
+        loss = (0.0 if config.holds(stage) else config.write_weight) * (weights * nats).sum() / weights.sum()
         numbers = {"nats": float(nats.detach().mean())}
         if stage is Stage.CLONE:
             marks = marked(nats.detach(), of_step, torch.from_numpy(limits).to(nats), config.action)
