@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.joint import diagnostics
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import write_drafts
 from agents.joint.frozen import Held, rule_tokens
@@ -29,6 +30,7 @@ from agents.joint.gate import any_ask, choices_of
 from agents.joint.reading import Texts, anatomy_of, states
 from agents.joint.sampling import Writer
 from agents.joint.student import ask_log_odds, start_asking
+from agents.joint.teacher import Teacher
 from agents.joint.wording import FREE, NEVER, Wording
 from agents.pcl.multiplier import Multiplier
 from agents.supervised import make_optimizers, rate_factor
@@ -48,6 +50,7 @@ class Joint:
         student: with ask tokens, see `agents.joint.student`; trained in place, `averaged` returns its average.
         tokenizer: the student's.
         folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none.
+        teacher: scores a few own drafts now and then, for the log alone (`agents.joint.diagnostics`).
 
     Attributes:
         update: how many updates are done.
@@ -64,11 +67,13 @@ class Joint:
         data: JointData,
         config: JointConfig,
         folder: Path | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         asks = getattr(student.config, "ask_token_ids", None)
         if not asks:
             raise ValueError("Expected a student with ask tokens, got one without: see agents.joint.student.")
         self.student, self.data, self.config, self.folder, self.ask = student, data, config, folder, int(asks[0])
+        self.teacher, self._tokens = teacher, dict.fromkeys(("own", "gold", "teacher"), 0)  # of the current update
         student.eval().requires_grad_(True)
         self.wording = Wording(RuleReader(tokenizer), config.limits, config.extremes)
         longest = max(map(len, data.prompts)) + RULE_TOKENS + data.max_new_tokens
@@ -140,7 +145,7 @@ class Joint:
         if self.config.holds(stage):
             self._held.put_back()
         self._average.follow(self.student, self.update + 1, self.config.ema_decay)
-        return {"loss": loss.item(), "rate": rate, **numbers}
+        return {"loss": loss.item(), "rate": rate, **numbers, **diagnostics.data_shares(self._tokens)}
 
     def _told(self, generator: np.random.Generator, prompts: Sequence[int]) -> tuple[Any, list[tuple[int, ...]]]:
         limits, words = self.wording.draw(generator, len(prompts))
@@ -174,6 +179,12 @@ class Joint:
             weights = alone[of_step]
         loss = (0.0 if config.holds(stage) else config.write_weight) * (weights * nats).sum() / weights.sum()
         numbers = {"nats": float(nats.detach().mean())}
+        self._tokens["own"] = 0
+        for name, theirs in (("gold", gold), ("teacher", ~gold)):
+            at = torch.from_numpy(theirs)[texts.of_step].to(nats.device)
+            self._tokens[name] = int(at.sum())
+            if self._tokens[name]:
+                numbers[f"nats/{name}"] = float(nats.detach()[at].mean())
         if stage is Stage.CLONE:
             marks = marked(nats.detach(), of_step, torch.from_numpy(limits).to(nats), config.action)
             clone = functional.binary_cross_entropy_with_logits(log_odds, marks)
@@ -187,7 +198,8 @@ class Joint:
         limits, prompts = self._told(generator, chosen.tolist())
         stored = [data.stored[i] for i in chosen]
         drafts = write_drafts(self._writer, prompts, stored, chosen, data.quality, data.end_tokens)
-        _, log_odds = self._logits(drafts.texts)
+        logprobs, log_odds = self._logits(drafts.texts)
+        self._tokens["own"] = len(log_odds)
         prices = self.prices(limits)
         alpha = config.alpha_at(self.update)
         spendable = np.where(limits == FREE, 0.0, limits)
@@ -206,10 +218,16 @@ class Joint:
             "quality/alone": float(drafts.quality[drafts.number == 0].mean()),
             "alpha": alpha,
         }
-        for name, chosen in (("calls_per_token", bound), ("never", limits == NEVER), ("free", limits == FREE)):
-            if chosen.any():
-                numbers[name] = float(played.calls[chosen].sum() / played.tokens[chosen].sum())
-        return loss, numbers | self.multiplier.numbers()
+        if bound.any():
+            numbers["calls_per_token"] = float(played.calls[bound].sum() / played.tokens[bound].sum())
+        if (self.update + 1) % diagnostics.EVERY == 0:
+            seed = [config.seed, self.update, diagnostics.EVERY]
+            numbers |= diagnostics.play_numbers(drafts, choices.logit, prices, spendable, config.action, alpha, seed)
+            numbers |= diagnostics.asking_numbers(drafts, log_odds, logprobs)
+        if self.teacher is not None and (self.update + 1) % diagnostics.TEACHER_EVERY == 0:
+            read = [data.prompts[i] for i in chosen]
+            numbers |= diagnostics.teacher_numbers(drafts, read, log_odds, logprobs, self.teacher)
+        return loss, numbers | diagnostics.ask_rates(limits, played) | self.multiplier.numbers()
 
     def prices(self, limits: np.ndarray) -> np.ndarray:
         """(n,) lambda: the largest for "never", none without a limit."""
