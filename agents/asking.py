@@ -57,11 +57,18 @@ def asking_auc(
         policy.seed(seed)
     listener = _Listener(watched, scores, len(prompts))
     play_prompts(watched, listener, list(prompts), rule, seed, True)
-    score, differs = np.concatenate(listener.scores), np.concatenate(listener.differs)
-    if differs.all() or not differs.any():
+    return auc(np.concatenate(listener.scores), np.concatenate(listener.differs))
+
+
+def auc(score: FloatArray, positive: BoolArray) -> float | None:
+    """Probability that a positive one scores above another, all (n,); ties count half, 0.5 is chance.
+
+    The area under the ROC curve, as U / (n positive x n others) of Mann and Whitney (1947). None where one kind lacks.
+    """
+    if positive.all() or not positive.any():
         return None
-    ranked = mannwhitneyu(score[differs], score[~differs], method="asymptotic")
-    return float(ranked.statistic / (differs.sum() * (~differs).sum()))
+    ranked = mannwhitneyu(score[positive], score[~positive], method="asymptotic")
+    return float(ranked.statistic / (positive.sum() * (~positive).sum()))
 
 
 class _Listener:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -175,10 +176,11 @@ class Bench:
         return found
 
     def distil(
-        self, config: DistillationConfig, task: Task, sampled: int, bar: tqdm[None]
+        self, config: DistillationConfig, task: Task, sampled: int, bar: tqdm[None], name: str | None = None
     ) -> tuple[Row, PreTrainedModel]:
-        """One run and its row, see `judge`; goes on from its checkpoint if it was broken off."""
-        folder = self.options.work / f"{config.loss}-{config.learning_rate:g}-{config.seed}-{config.updates}"
+        """One run and its row, see `judge`; goes on from its checkpoint, under a name, if it was broken off."""
+        name = name or f"{config.loss}-{config.learning_rate:g}-{config.seed}-{config.updates}"
+        folder = self.options.work / name
         own = None if config.own_share == 0.0 else self.teacher
         began = time.process_time()
         distillation = Distillation(copy.deepcopy(self.start), self.data, config, own, folder)
@@ -204,16 +206,20 @@ class Bench:
 
 
 class Table:
-    """The rows on disk; those of a broken-off sweep are taken up again."""
+    """The rows on disk; those of a broken-off sweep are taken up again.
 
-    def __init__(self, options: Options) -> None:
-        self.path = options.out
+    Args:
+        options: the script's, a dataclass. may_differ: names of those that a later run may change.
+    """
+
+    def __init__(self, options: Any, may_differ: Collection[str] = NOT_COMPARED) -> None:
+        self.path: Path = options.out
         settings = json.loads(json.dumps(asdict(options), default=str))
         self.content: dict[str, Any] = {"settings": settings, "ends": {}, "search": [], "rows": []}
         if self.path.is_file():
             found = json.loads(self.path.read_text())
             before = found["settings"]
-            changed = [name for name in settings if name not in NOT_COMPARED and before.get(name) != settings[name]]
+            changed = [name for name in settings if name not in may_differ and before.get(name) != settings[name]]
             if changed:
                 told = ", ".join(f"{name} {before.get(name)!r} there, {settings[name]!r} now" for name in changed)
                 raise ValueError(

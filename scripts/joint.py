@@ -84,6 +84,8 @@ class Options:
     """Cap on new tokens; None takes the task's."""
     stored: Path | None = None
     """File of the teacher's texts, written there if it is missing; None keeps it in the run's folder."""
+    teacher_log: bool = True
+    """Whether the teacher scores a few own drafts now and then, for the TensorBoard log alone."""
     play_rows: int = 512
     """Rows of the batched game in evaluation."""
     device: str = "auto"
@@ -176,7 +178,8 @@ def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, Pr
     if not options.resume and processes.main:
         drop_checkpoint(options.out)
     processes.wait()
-    joint = Joint(student, tokenizer, data, options.config, options.out)
+    teacher = Teacher(pair.teacher, pair.vocabulary) if options.teacher_log else None
+    joint = Joint(student, tokenizer, data, options.config, options.out, teacher)
     started = time.process_time()
     with ExitStack() as stack:
         log = show(options, joint.update, stack) if processes.main else None

@@ -44,6 +44,9 @@ class JointConfig:
     """Share of gold texts among them; the others are the teacher's."""
     write_weight: float = 1.0
     """Weight of the token loss beside the gate's."""
+    frozen: bool = False
+    """Behind the supervised start, hold the student still but for the rows of its ask tokens and of the rules' words;
+    no token loss then."""
     write_alone: bool = False
     """Weight each text by the probability that nobody is asked, so that what is verified anyway takes no capacity."""
     limits: tuple[float, ...] = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
@@ -120,6 +123,10 @@ class JointConfig:
         if update < self.start:
             return Stage.START
         return Stage.CLONE if update < self.start + self.clone else Stage.PCL
+
+    def holds(self, stage: Stage) -> bool:
+        """Whether the student's writing is held still in a stage."""
+        return self.frozen and stage is not Stage.START
 
     def alpha_at(self, update: int) -> float:
         """Entropy weight at an update of PCL."""

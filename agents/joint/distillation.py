@@ -46,6 +46,8 @@ class DistillationConfig:
     """Texts of each prompt in a batch, at least 2 for pcl_group; None takes the loss's own number."""
     path_lengths: tuple[int, ...] = (1, 4, 0)
     """Segment lengths d of the residuals, several at once; 0 goes to the end of the text."""
+    with_value: bool = True
+    """V as a network, for losses that have one; without, V = 0, as at the optimum."""
     beta: float = 0.5
     """Of the generalised JSD: small is near forward KL, large near reverse KL."""
     temperature: float = 1.0
@@ -82,6 +84,11 @@ class DistillationConfig:
     def texts_per_prompt(self) -> int:
         """Texts of each prompt in a batch."""
         return self.loss.siblings if self.siblings is None else self.siblings
+
+    @property
+    def learns_value(self) -> bool:
+        """Whether V is a network."""
+        return self.with_value and self.loss.learns_value
 
     def recipe(self) -> SupervisedConfig:
         """What the optimiser and the course of its rate are told."""
@@ -262,7 +269,7 @@ class Distillation:
         texts, part = self._texts(prompts)
         hidden = states(self.student, texts)
         logprobs = log_distributions(self.student, hidden, self.data.vocabulary)
-        learns_value = self.config.loss.learns_value
+        learns_value = self.config.learns_value
         values = self.value(hidden.detach()).float() if learns_value else hidden.new_zeros(len(hidden))
         loss, numbers = objective(self._settings, logprobs, values, part)
         loss.backward()

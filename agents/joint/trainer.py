@@ -25,14 +25,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.joint import diagnostics
 from agents.joint.config import JointConfig, JointData, Stage
-from agents.joint.drafts import write_drafts
+from agents.joint.drafts import Drafts, write_drafts
+from agents.joint.frozen import Held, rule_tokens
 from agents.joint.gate import Choices, Played, choices_of
 from agents.joint.marking import alone, marked
 from agents.joint.parallel import Passes, Precision, Processes
-from agents.joint.reading import Texts, all_states, scores
+from agents.joint.reading import Ids, Texts, all_states, scores
 from agents.joint.sampling import Writer
 from agents.joint.student import ask_log_odds, start_asking
+from agents.joint.teacher import Teacher
 from agents.joint.wording import FREE, NEVER, Wording
 from agents.pcl.multiplier import Multiplier
 from agents.supervised import make_optimizers, rate_factor
@@ -54,6 +57,7 @@ class Joint:
         tokenizer: the student's.
         folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none. The main
             process writes it, all read it; their number and `accumulate` may change in between.
+        teacher: scores a few own drafts now and then, for the log alone (`agents.joint.diagnostics`).
 
     Attributes:
         update: how many updates are done.
@@ -71,11 +75,13 @@ class Joint:
         data: JointData,
         config: JointConfig,
         folder: Path | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         asks = getattr(student.config, "ask_token_ids", None)
         if not asks:
             raise ValueError("Expected a student with ask tokens, got one without: see agents.joint.student.")
         self.student, self.data, self.config, self.folder, self.ask = student, data, config, folder, int(asks[0])
+        self.teacher, self._tokens = teacher, dict.fromkeys(("own", "gold", "teacher"), 0)  # of the current update
         student.eval().requires_grad_(True)
         self._processes = Processes(cpu=student.device.type == "cpu")
         self._precision = Precision(config.precision, student.device)
@@ -94,6 +100,8 @@ class Joint:
         )
         first = np.clip(config.price * np.sqrt(0.1 / limits), config.price_least, config.price_largest)
         self.multiplier.integral, self.multiplier.value = first, first.copy()
+        read = rule_tokens(RuleReader(tokenizer), config.limits, (*data.prompts, *data.stored)) if config.frozen else []
+        self._held = Held(student, [*range(self.ask, self.ask + len(asks)), *read])
         self._processes.agree(student.parameters())
         self._average = WeightAverage(student)
         self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore, student.device)
@@ -152,6 +160,8 @@ class Joint:
             self._precision.backward(loss)
             losses.append(loss.item())
         self._processes.add_gradients(self.student.parameters())
+        if self.config.holds(stage):
+            self._held.mask()
         sound = self._precision.clip(self.student.parameters(), self._optimizers, self.config.clip)
         rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
         for optimizer in self._optimizers:
@@ -160,8 +170,11 @@ class Joint:
             if sound:
                 optimizer.step()
             optimizer.zero_grad()
+        if self.config.holds(stage):
+            self._held.put_back()
         self._average.follow(self.student, self.update + 1, self.config.ema_decay)
-        return {"loss": self._processes.total(losses), "rate": rate, **numbers, **told}
+        shares = diagnostics.data_shares(self._tokens)
+        return {"loss": self._processes.total(losses), "rate": rate, **numbers, **told, **shares}
 
     def _slices(self, items: int) -> list[slice]:
         return self._processes.slices(items, self.config.accumulate)
@@ -185,8 +198,8 @@ class Joint:
         logprobs, log_odds = self._logits(texts)
         return -logprobs.gather(1, texts.tokens.to(logprobs.device)[:, None])[:, 0], log_odds
 
-    def _texts(self, generator: np.random.Generator, stage: Stage) -> tuple[np.ndarray, Texts]:
-        """(texts,) limits and the gold and stored texts of an update, those of all processes."""
+    def _texts(self, generator: np.random.Generator, stage: Stage) -> tuple[np.ndarray, np.ndarray, Texts]:
+        """(texts,) limits, (texts,) which are gold, and the gold and stored texts of an update, of all processes."""
         config, data = self.config, self.data
         chosen = generator.choice(data.writing, size=config.texts)
         limits, prompts = self._told(generator, chosen.tolist())
@@ -197,12 +210,12 @@ class Joint:
             data.gold[i][int(generator.integers(len(data.gold[i])))] if right else data.stored[i]
             for i, right in zip(chosen.tolist(), gold.tolist(), strict=True)
         ]
-        return limits, Texts(prompts, outputs)
+        return limits, gold, Texts(prompts, outputs)
 
     def _write(self, generator: np.random.Generator, stage: Stage) -> tuple[PartLoss, Numbers]:
         """The loss of token probabilities, and in behaviour cloning of the ask token, on gold and stored texts."""
         config, processes = self.config, self._processes
-        limits, texts = self._texts(generator, stage)
+        limits, gold, texts = self._texts(generator, stage)
         slices = self._slices(len(texts))
         parts = [texts.take(range(*part.indices(len(texts)))) for part in slices]
         passes = Passes(lambda part: self._read(parts[part]), len(parts))
@@ -212,27 +225,38 @@ class Joint:
             weights = [alone(log_odds, part) for (_, log_odds), part in zip(seen, parts, strict=True)]
         shares = processes.shares([float(weight.sum()) for weight in weights])
         steps = processes.shares([len(nats) for nats, _ in seen])
-        numbers = {"nats": processes.mean(steps, [float(nats.mean()) for nats, _ in seen])}
+        every = torch.from_numpy(processes.joined(torch.cat([nats for nats, _ in seen]).cpu().numpy()))  # (steps,)
+        numbers = {"nats": float(every.mean())} | self._count(every, gold[texts.of_step.numpy()])
         marks = None
         if stage is Stage.CLONE:
-            marks = self._marks(texts, limits, slices, [nats for nats, _ in seen])
+            marks = self._marks(texts, limits, slices, every)
             clones = [float(binary_nats(log_odds, m)) for (_, log_odds), m in zip(seen, marks, strict=True)]
             numbers["clone"] = processes.mean(steps, clones)
+
+        write_weight = 0.0 if config.holds(stage) else config.write_weight
 
         def loss(part: int) -> Tensor:
             nats, log_odds = passes(part)
             weight = weights[part]
-            writing = shares[part] * (config.write_weight * (weight * nats).sum() / weight.sum())
+            writing = shares[part] * (write_weight * (weight * nats).sum() / weight.sum())
             return writing if marks is None else writing + steps[part] * binary_nats(log_odds, marks[part])
 
         return loss, numbers
 
-    def _marks(self, texts: Texts, limits: np.ndarray, slices: list[slice], nats: list[Tensor]) -> list[Tensor]:
+    def _marks(self, texts: Texts, limits: np.ndarray, slices: list[slice], nats: Tensor) -> list[Tensor]:
         """(steps,) of each part, see `marked`: the most surprising places among the texts of all processes."""
-        every = torch.from_numpy(self._processes.joined(torch.cat(nats).cpu().numpy()))
-        marks = marked(every, texts.of_step, torch.from_numpy(limits).to(every), self.config.action)
+        marks = marked(nats, texts.of_step, torch.from_numpy(limits).to(nats), self.config.action)
         starts = texts.starts.tolist()
-        return [marks[starts[part.start] : starts[part.stop]].to(nats[0].device) for part in slices]
+        return [marks[starts[part.start] : starts[part.stop]].to(self.student.device) for part in slices]
+
+    def _count(self, nats: Tensor, gold: np.ndarray) -> Numbers:
+        """Nats (steps,) of gold and of the teacher's tokens apart; remembers how many there were of each."""
+        self._tokens["own"], numbers = 0, {}
+        for name, theirs in (("gold", gold), ("teacher", ~gold)):
+            self._tokens[name] = int(theirs.sum())
+            if theirs.any():
+                numbers[f"nats/{name}"] = float(nats[torch.from_numpy(theirs)].mean())
+        return numbers
 
     def _play(self, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
         """The gate's loss along the student's drafts; moves the prices."""
@@ -245,6 +269,7 @@ class Joint:
         parts = [
             write_drafts(self._writer, prompts[s], stored[s], chosen[s], data.worth, data.end_tokens) for s in slices
         ]
+        self._tokens["own"] = int(processes.total([len(part.texts.tokens) for part in parts]))
         prices = self.prices(limits)
         alpha = config.alpha_at(self.update)
         spendable = np.where(limits == FREE, 0.0, limits)
@@ -279,10 +304,39 @@ class Joint:
             "quality/alone": float(own_quality.mean()) / data.scale,
             "alpha": alpha,
         }
-        for name, rules in (("calls_per_token", bound), ("never", limits == NEVER), ("free", limits == FREE)):
-            if rules.any():
-                numbers[name] = float(calls[rules].sum() / tokens[rules].sum())
-        return lambda part: shares[part] * mean(passes(part)[0]), numbers | self.multiplier.numbers()
+        if bound.any():
+            numbers["calls_per_token"] = float(calls[bound].sum() / tokens[bound].sum())
+        numbers |= diagnostics.ask_rates(limits, Played(quality, calls, tokens)) | self.multiplier.numbers()
+        one = slices[0]
+        read = [data.prompts[i] for i in chosen[one]]
+        numbers |= self._look(parts[0], passes.seen[0][0], read, prices[one], spendable[one], alpha)
+        return lambda part: shares[part] * mean(passes(part)[0]), numbers
+
+    def _look(
+        self,
+        drafts: Drafts,
+        choices: Choices,
+        read: Sequence[Ids],
+        prices: np.ndarray,
+        spendable: np.ndarray,
+        alpha: float,
+    ) -> Numbers:
+        """What the log is told now and then of this process's first part; `read` are the prompts without rules."""
+        numbers: Numbers = {}
+        along = (self.update + 1) % diagnostics.EVERY == 0
+        beside = self.teacher is not None and (self.update + 1) % diagnostics.TEACHER_EVERY == 0
+        if not (self._processes.main and (along or beside)):
+            return numbers
+        with torch.no_grad():
+            logprobs, log_odds = self._logits(drafts.texts)
+        if along:
+            seed, call = [self.config.seed, self.update, diagnostics.EVERY], self.config.action
+            numbers |= diagnostics.play_numbers(drafts, choices.logit, prices, spendable, call, alpha, seed)
+            numbers |= diagnostics.asking_numbers(drafts, log_odds, logprobs)
+        if beside:
+            assert self.teacher is not None
+            numbers |= diagnostics.teacher_numbers(drafts, read, log_odds, logprobs, self.teacher)
+        return numbers
 
     def prices(self, limits: np.ndarray) -> np.ndarray:
         """(n,) lambda: the largest for "never", none without a limit."""

@@ -9,6 +9,7 @@ import pytest
 import tyro
 
 from scripts import (
+    ablate,
     assess,
     benchmark,
     debian_data,
@@ -26,7 +27,9 @@ from scripts import (
 
 OPTIONS = [
     *(pytest.param(script, script.Options, id=script.__name__)
-      for script in (assess, benchmark, demo, distill, evaluate, generate, joint, latency, report, speed, train)),
+      for script in (
+          ablate, assess, benchmark, demo, distill, evaluate, generate, joint, latency, report, speed, train
+      )),
     pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
     pytest.param(debian_data, debian_data.Debian, id="scripts.prepare-debian"),
 ]  # fmt: skip

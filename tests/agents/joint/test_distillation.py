@@ -91,6 +91,19 @@ def test_numbers_tell_residuals_divergence_shares_and_value() -> None:
     assert seen[-1]["value/mean"] != 0.0
 
 
+def test_without_a_value_network_v_stays_zero() -> None:
+    seen: list[dict[str, float]] = []
+    teacher = Teacher(PAIR.teacher, top_k=None)
+    config = replace(CONFIG, loss=Loss.PCL, with_value=False)
+    run = Distillation(copy.deepcopy(PAIR.student), data_of(teacher), config, teacher)
+    before = copy.deepcopy(run.value.state_dict())
+    run.run(lambda _, n: seen.append(n))
+    assert all(torch.equal(weight, before[name]) for name, weight in run.value.state_dict().items())
+    assert {one["value/mean"] for one in seen} == {0.0}
+    assert replace(CONFIG, loss=Loss.PCL).learns_value
+    assert not config.learns_value
+
+
 def test_stored_texts_need_no_teacher(tmp_path: Path) -> None:
     data = data_of(Teacher(PAIR.teacher))
     assert data.stored is not None
