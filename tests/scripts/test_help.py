@@ -19,6 +19,7 @@ from scripts import (
     joint,
     latency,
     prepare,
+    prepare_smollm2,
     report,
     speed,
     train,
@@ -29,6 +30,7 @@ OPTIONS = [
       for script in (assess, benchmark, demo, distill, evaluate, generate, joint, latency, report, speed, train)),
     pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
     pytest.param(debian_data, debian_data.Debian, id="scripts.prepare-debian"),
+    pytest.param(prepare_smollm2, prepare_smollm2.SmolLM2, id="scripts.prepare-smollm2"),
 ]  # fmt: skip
 
 
