@@ -38,15 +38,15 @@ class SmolLM2:
     """Layers that the student keeps of the teacher's, evenly spaced, the first and the last among them."""
     student_steps: int = 200
     """Updates in which the student learns the teacher's distributions."""
-    student_rate: float = 1e-3
+    student_rate: float = 7e-4
     """Its peak learning rate."""
-    student_texts: int = 3200
+    student_texts: int = 1600
     """Prompts for which the teacher writes a text to learn from."""
     batch_size: int = 16
     """Prompts per update."""
     checkpoint_every: int = 20
     """Updates between two checkpoints of the teacher, which take 2 GB; the student has half as many, of .8 GB."""
-    watched: int = 100
+    watched: int = 50
     """Prompts of dev by which the models are judged on the way."""
     judged: int = 300
     """Prompts of test by which the cards judge both models."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -119,22 +118,20 @@ def fine_tune(
     """
     if finished(folder, asdict(config), start=pair.name):
         return
-    if not config.steps:
-        close(model, pair.tokenizer, folder, {"steps": 0, "prompts": 0})
-        return
-    prompts = encode_prompts(task, pair, task.max_new_tokens)
+    prompts, spent = encode_prompts(task, pair, task.max_new_tokens), Spent(folder)
     targets: list[Targets] = list(targets_of(task, pair))
 
     def report(trainer: Trainer, loss: float) -> None:
         score = judge(trainer.averaged(), pair, watched, [METRIC])[METRIC]
+        spent.save()
         print(f"teacher {trainer.step}/{config.steps}: loss {loss:.3f}, dev {METRIC} {score}", flush=True)
 
-    with spending(folder):
-        trained = Trainer(model.requires_grad_(True), prompts, targets, config, folder).run(report)
-    close(trained, pair.tokenizer, folder, {"steps": config.steps, "prompts": len(prompts)})
+    if config.steps:
+        model = Trainer(model.requires_grad_(True), prompts, targets, config, folder).run(report)
+    close(model, pair.tokenizer, folder, config.steps, len(prompts), spent)
 
 
-def teacher_texts(model: PreTrainedModel, pair: Pair, task: Task, folder: Path) -> ScoredTexts:
+def teacher_texts(model: PreTrainedModel, pair: Pair, task: Task, folder: Path, spent: Spent) -> ScoredTexts:
     """The teacher's greedy text for each prompt and its likeliest tokens at every place.
 
     They are kept in `folder`, so a run that was stopped writes the rest.
@@ -146,6 +143,7 @@ def teacher_texts(model: PreTrainedModel, pair: Pair, task: Task, folder: Path) 
         if not path.is_file():
             rows = min(SIDE_BY_SIDE, len(wanted))
             teacher.write(wanted, task.max_new_tokens, pair.end_tokens, rows=rows).save(path)
+            spent.save()
             print(f"the teacher wrote {first + len(wanted)} of {len(prompts)} texts", flush=True)
         parts.append(ScoredTexts.load(path))
     return joined(parts)
@@ -167,23 +165,24 @@ def distil(
     settings = {**asdict(config), "loss": str(config.loss)}
     if finished(folder, settings, start=pair.name, layers=list(layers), texts=len(task.prompts)):
         return
-    with spending(folder):
-        stored = teacher_texts(teacher, pair, task, folder)
-        student = reduced(teacher, layers)
-        data = DistillationData(
-            stored.texts.prompts, pair.end_tokens, task.max_new_tokens, stored=stored, vocabulary=pair.vocabulary
-        )
-        losses: list[float] = []
+    spent = Spent(folder)
+    stored = teacher_texts(teacher, pair, task, folder, spent)
+    student = reduced(teacher, layers)
+    data = DistillationData(
+        stored.texts.prompts, pair.end_tokens, task.max_new_tokens, stored=stored, vocabulary=pair.vocabulary
+    )
+    losses: list[float] = []
 
-        def log(update: int, numbers: dict[str, float]) -> None:
-            losses.append(numbers["loss"])
-            if update % REPORTED == 0 or update == config.updates:
-                print(f"student {update}/{config.updates}: loss {np.mean(losses[-REPORTED:]):.3f}", flush=True)
+    def log(update: int, numbers: dict[str, float]) -> None:
+        losses.append(numbers["loss"])
+        if update % REPORTED == 0 or update == config.updates:
+            spent.save()
+            print(f"student {update}/{config.updates}: loss {np.mean(losses[-REPORTED:]):.3f}", flush=True)
 
-        trained = Distillation(student, data, config, folder=folder).run(log)
-        score = judge(trained, pair, watched, [METRIC])[METRIC]
-        print(f"student: dev {METRIC} {score}", flush=True)
-    close(trained, pair.tokenizer, folder, {"steps": config.updates, "prompts": len(task.prompts)})
+    trained = Distillation(student, data, config, folder=folder).run(log)
+    score = judge(trained, pair, watched, [METRIC])[METRIC]
+    print(f"student: dev {METRIC} {score}", flush=True)
+    close(trained, pair.tokenizer, folder, config.updates, len(task.prompts), spent)
 
 
 # ---- what is kept of them ----------------------------------------------------------------------------------------
@@ -218,23 +217,26 @@ def finished(folder: Path, config: dict[str, Any], **origin: Any) -> bool:
     return done
 
 
-@contextmanager
-def spending(folder: Path) -> Iterator[None]:
-    """Adds the processor time of what happens inside to `folder/spent.json`, which counts seconds over all runs."""
-    path, start = folder / SPENT, time.process_time()
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else 0.0
-    try:
-        yield
-    finally:
-        path.write_text(json.dumps(before + time.process_time() - start), encoding="utf-8")
+class Spent:
+    """Processor seconds of all runs that work in a folder, in `folder/spent.json`, up to the last save."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.start = folder / SPENT, time.process_time()
+        self.before = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else 0.0
+
+    def save(self) -> float:
+        """Write the seconds down, and return them."""
+        seconds: float = self.before + time.process_time() - self.start
+        self.path.write_text(json.dumps(seconds), encoding="utf-8")
+        return seconds
 
 
-def close(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, took: dict[str, int]) -> None:
+def close(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int, prompts: int, spent: Spent
+) -> None:
     """Write weights in half precision, tokenizer and what the training took; the checkpoint is needed no longer."""
     model.half().save_pretrained(folder / MODEL)
     tokenizer.save_pretrained(folder / MODEL)
-    spent = folder / SPENT
-    seconds = json.loads(spent.read_text(encoding="utf-8")) if spent.is_file() else 0.0
-    record = {**took, "cpu_minutes": round(seconds / 60, 1)}
-    (folder / TOOK).write_text(json.dumps(record), encoding="utf-8")
+    took = {"steps": steps, "prompts": prompts, "cpu_minutes": round(spent.save() / 60, 1)}
+    (folder / TOOK).write_text(json.dumps(took), encoding="utf-8")
     (folder / FILE).unlink(missing_ok=True)
