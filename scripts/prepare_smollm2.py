@@ -30,23 +30,23 @@ class SmolLM2:
     """Where weights, checkpoints, the teacher's texts and both models live; a stopped run continues."""
     parts: tuple[Literal["teacher", "student", "cards"], ...] = ("teacher", "student", "cards")
     """What to make, each from those before it; cards judges both models on test."""
-    teacher_steps: int = 45
+    teacher_steps: int = 60
     """Updates in which the teacher learns the headlines; 0 leaves it as it is."""
     teacher_rate: float = 2e-4
     """Its peak learning rate."""
     student_layers: int = 6
     """Layers that the student keeps of the teacher's, evenly spaced, the first and the last among them."""
-    student_steps: int = 200
+    student_steps: int = 400
     """Updates in which the student learns the teacher's distributions."""
     student_rate: float = 7e-4
     """Its peak learning rate."""
-    student_texts: int = 1600
+    student_texts: int = 3200
     """Prompts for which the teacher writes a text to learn from."""
     batch_size: int = 16
     """Prompts per update."""
     checkpoint_every: int = 20
     """Updates between two checkpoints of the teacher, which take 2 GB; the student has half as many, of .8 GB."""
-    watched: int = 50
+    watched: int = 100
     """Prompts of dev by which the models are judged on the way."""
     judged: int = 300
     """Prompts of test by which the cards judge both models."""
