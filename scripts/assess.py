@@ -2,6 +2,7 @@
 
     python -m scripts.assess
     python -m scripts.assess --student my/small --teacher my/big --data my.jsonl --metric chrf
+    python -m scripts.assess --task summarize --split test --student my/small --teacher my/big
 
 Measured are the quality of both models, how often they differ, how far simple thresholds and an oracle get, and what
 each would cost in teacher calls and in modelled time at batch 1.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,16 +34,19 @@ MOST = 0.9  # of the gap: what a policy should recover
 class Options:
     """Assess a pair of models on data."""
 
+    task: Literal["pronounce", "translate", "summarize", "text"] = "text"
+    """Which task; it decides what models read, and what plays where no data or no models are named."""
     student: str | None = None
     """Folder or hub id of the student; None takes the pair that ships."""
     teacher: str | None = None
     """Folder or hub id of the teacher."""
     data: str | None = None
-    """JSONL with `prompt` and `reference`, or a `datasets` name; None takes the sample that ships."""
+    """JSONL with `prompt` and `reference`, or a `datasets` name; None takes the task's own, for text the sample that
+    ships."""
     split: str | None = None
-    """Part of the data; None takes all."""
-    metric: str = "exact"
-    """chrf, bleu, rougeL, exact or edit."""
+    """Part of the data; None takes all, or the policy part of the task's own."""
+    metric: str | None = None
+    """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
     prompts: int = 500
     """At most so many prompts."""
     max_new_tokens: int | None = None
@@ -62,15 +67,16 @@ def main(options: Options) -> None:
     """Measure and print."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    pair = load_models(Settings(student=options.student, teacher=options.teacher, device=options.device))
+    models: dict[str, Any] = {"student": options.student, "teacher": options.teacher, "device": options.device}
+    pair = load_models(Settings(task=options.task, **models))
     table = measure(pair)
     env = tw_env.make_vec(
-        f"{tw_env.__name__}/TextVerify-v0", options.rows, data=options.data, split=options.split, metric=options.metric,
-        limit=options.prompts, max_new_tokens=options.max_new_tokens, latency=table, reward="quality",
-        device=options.device, student=options.student, teacher=options.teacher,
+        f"{tw_env.__name__}/{options.task.capitalize()}Verify-v0", options.rows, data=options.data, split=options.split,
+        metric=options.metric, limit=options.prompts, max_new_tokens=options.max_new_tokens, latency=table,
+        reward="quality", **models,
     )  # fmt: skip
     found = assess(Recorded(env), np.arange(len(env.task.prompts)), options.points)
-    print_table(found, table, options.metric)
+    print_table(found, table, getattr(env.task, "metric", "exact"))
     print("\n" + verdict(found))
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ python -m scripts.prepare debian --pair en-it         # translation; en-fr, en-d
 python -m scripts.prepare debian --task summarize     # headlines of English descriptions
 python -m scripts.prepare translate                   # a pair of models for the former
 python -m scripts.prepare summarize                   # and for the latter
+python -m scripts.prepare smollm2                     # a real pair for the latter: SmolLM2-135M and some of its layers
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from agents.supervised import SupervisedConfig
 from scripts.command import run
 from scripts.debian_data import Debian
+from scripts.prepare_smollm2 import SmolLM2
 from scripts.prepare_text import Summarize, Translate
 from scripts.pronounce_data import (
     build_tokenizer,
@@ -99,11 +101,12 @@ class Pronounce:
             print(f"latency at batch 1, one thread: {table}")
 
 
-PARTS: dict[str, type[Pronounce | Debian | Translate | Summarize]] = {
+PARTS: dict[str, type[Pronounce | Debian | Translate | Summarize | SmolLM2]] = {
     "pronounce": Pronounce,
     "debian": Debian,
     "translate": Translate,
     "summarize": Summarize,
+    "smollm2": SmolLM2,
 }
 
 if __name__ == "__main__":

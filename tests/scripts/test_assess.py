@@ -88,3 +88,8 @@ def test_the_script_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     record = json.loads((tmp_path / "out.json").read_text())
     assert record["latency"]["student_ms"] > 0
     assert len(record["asking"]) == 3
+
+
+def test_a_task_brings_its_own_data_and_models(capsys: pytest.CaptureFixture[str]) -> None:
+    main(Options(task="pronounce", split="dev", prompts=12, points=2, threads=0, device="cpu"))
+    assert "12 prompts, metric exact" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from scripts import (
     joint,
     latency,
     prepare,
+    prepare_smollm2,
     report,
     speed,
     train,
@@ -32,6 +33,7 @@ OPTIONS = [
       )),
     pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
     pytest.param(debian_data, debian_data.Debian, id="scripts.prepare-debian"),
+    pytest.param(prepare_smollm2, prepare_smollm2.SmolLM2, id="scripts.prepare-smollm2"),
 ]  # fmt: skip
 
 
