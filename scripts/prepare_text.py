@@ -212,9 +212,9 @@ class Translate(TextPair):
     """Updates of the teacher."""
     teacher_decay: int = 1500
     """Last updates of the teacher, over which the learning rate falls to zero."""
-    student_steps: int = 400
+    student_steps: int = 1200
     """Updates of the student; with many more it is as good as the teacher, and sure of what is wrong."""
-    student_decay: int = 300
+    student_decay: int = 900
     """Last updates of the student, over which the learning rate falls to zero."""
 
     def teacher_recipe(self, training: SupervisedConfig) -> ModelRecipe:
