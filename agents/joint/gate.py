@@ -141,13 +141,14 @@ def _asks(
     fresh = place >= drafts.first[of_step]  # earlier places stand in an earlier draft
     behind = place > drafts.kept[of_step]  # something went wrong before: nothing is won by asking now
     ask = torch.sigmoid(log_odds.detach().double()).cpu().numpy()
-    wasted = np.zeros(len(drafts.episode))
+    wasted, undecided = np.zeros(len(drafts.episode)), np.zeros(len(drafts.episode))
     np.add.at(wasted, of_step[behind], ask[behind])
+    np.add.at(undecided, of_step[behind], _entropy(ask[behind]))
     bonus = prices * limits
     gain, reach = np.zeros(len(ask)), np.zeros(len(ask))
     value = drafts.final_quality + bonus * drafts.final_length
     quality, tokens, calls = drafts.final_quality.copy(), drafts.final_length.astype(float), np.zeros(len(bonus))
-    lost = drafts.quality + bonus[drafts.episode] * drafts.lengths - prices[drafts.episode] * wasted
+    lost = drafts.quality + bonus[drafts.episode] * drafts.lengths - prices[drafts.episode] * wasted + alpha * undecided
     on_track = fresh & ~behind
     for index in range(int(place.max()), -1, -1):  # the same place of all texts, from the last one back
         at = np.flatnonzero(on_track & (place == index))
