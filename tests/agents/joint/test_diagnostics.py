@@ -96,6 +96,20 @@ def test_values_without_entropy_are_what_the_trainer_expects(call: Action) -> No
 
 
 @pytest.mark.parametrize("call", CALLS)
+def test_what_calling_gains_is_the_difference_of_what_follows(call: Action) -> None:
+    """The trainer's own recursion against the chain's values, entropy of later choices included."""
+    drafts = chains()
+    log_odds = torch.randn(len(drafts.texts.tokens), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    choices, _ = choices_of(drafts, log_odds, PRICES, LIMITS, call, ALPHA)
+    chain = chain_of(drafts, call)
+    rewards, costs = values_of(chain, choices.logit.numpy(), LIMITS, ALPHA)
+    price = PRICES[chain.episode]
+    behind = np.where(chain.ends, chain.quality, (rewards - price * costs)[chain.following])
+    behind += price[:, None] * LIMITS[chain.episode][:, None] * chain.tokens
+    assert choices.gain.numpy() == pytest.approx(behind[:, 1] - price - behind[:, 0])
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_segments_are_sums_along_the_drawn_path(call: Action) -> None:
     chain = chain_of(chains(), call)
     logit = some_logits(chain)
