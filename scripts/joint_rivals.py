@@ -1,6 +1,7 @@
 """What joint training must beat: the same student, only distilled, with calibrated thresholds in the same games.
 
 python -m scripts.joint_rivals --out runs/distilled --rows results/pronounce-joint.json --updates 4000
+python -m scripts.joint_rivals --out runs/told --rows results/pronounce-joint.json --updates 0 --student runs/start/model
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class RivalOptions(Options):
     """Distil a student without asking, calibrate heuristics on it, and play them."""
 
     updates: int = 4000
-    """Gradient steps of distillation on gold and the teacher's texts, one of them drawn at random each time."""
+    """Gradient steps of distillation on gold and the teacher's texts, one of them drawn at random each time; 0 takes
+    --student as it is, such as one that scripts.joint gave only a start, told rules but never to ask."""
     seed: int = 0
     """Of the order of the prompts and of the draws."""
     supervised: SupervisedConfig = field(
@@ -42,7 +44,15 @@ class RivalOptions(Options):
 
 
 def distil(options: RivalOptions) -> tuple[Path, float]:
-    """The distilled student's folder, and the processor seconds that it took."""
+    """The distilled student's folder, and the processor seconds that it took.
+
+    Raises:
+        ValueError: no updates and no student.
+    """
+    if options.updates == 0:
+        if options.student is None:
+            raise ValueError("Expected --student with --updates 0, got none; name the folder of a distilled student.")
+        return Path(options.student), 0.0
     pair = load_models(settings_of(options, "policy"))
     data = load_data(options, pair)
     config = SupervisedConfig(**{
