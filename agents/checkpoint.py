@@ -70,7 +70,7 @@ def _pack(value: Any) -> Any:
 def _unpack(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"__array__"}:
-            return value["__array__"].numpy()
+            return value["__array__"].cpu().numpy()  # wherever the other tensors went
         return {key: _unpack(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_unpack(item) for item in value]

@@ -1,7 +1,7 @@
 """What joint training must beat: the same student, only distilled, with calibrated thresholds in the same games.
 
 python -m scripts.joint_rivals --out runs/distilled --rows results/pronounce-joint.json --updates 4000
-python -m scripts.joint_rivals --out runs/told --rows results/pronounce-joint.json --updates 0 --student runs/start/model
+python -m scripts.joint_rivals --out runs/told --name told --updates 0 --student runs/start/model --rows FILE
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class RivalOptions(Options):
     updates: int = 4000
     """Gradient steps of distillation on gold and the teacher's texts, one of them drawn at random each time; 0 takes
     --student as it is, such as one that scripts.joint gave only a start, told rules but never to ask."""
+    name: str = "distilled"
+    """How its rows are called, before the name of each heuristic."""
+    seconds: float = 0.0
+    """With --updates 0: processor seconds that the student's training took."""
     seed: int = 0
     """Of the order of the prompts and of the draws."""
     supervised: SupervisedConfig = field(
@@ -52,7 +56,7 @@ def distil(options: RivalOptions) -> tuple[Path, float]:
     if options.updates == 0:
         if options.student is None:
             raise ValueError("Expected --student with --updates 0, got none; name the folder of a distilled student.")
-        return Path(options.student), 0.0
+        return Path(options.student), options.seconds
     pair = load_models(settings_of(options, "policy"))
     data = load_data(options, pair)
     config = SupervisedConfig(**{
@@ -81,7 +85,7 @@ def judge(options: RivalOptions, folder: Path, seconds: float) -> list[Row]:
             policy: Any = Heuristic(score).learn(learning.env).policy
             for limit in JUDGED:
                 rule = Constraint(Quantity.CALLS_PER_TOKEN, limit)
-                agent = f"distilled {score.replace('_', '-')}"
+                agent = f"{options.name} {score.replace('_', '-')}"
                 played = play(test, policy, prompts, rule, options.seed)
                 row = make_row(
                     test, played, ends, rule, agent=agent, kind="heuristic", seed=options.seed, training_seconds=seconds

@@ -16,13 +16,13 @@ AMBIGUOUS = (
     "ask the teacher if you must",
     "ask often",
 )
-OPEN = (  # no template made them; judged where the tokenizer knows all of their words
-    "be thrifty, but get the hard ones right",
-    "you are on your own unless you are completely lost",
-    "roughly every twentieth token may come from your teacher",
-    "help is cheap today, do not hesitate",
-    "quality matters more than anything else",
-)
+OPEN = {  # no template made them; judged where the tokenizer knows all of their words. What the account holds them to:
+    "be thrifty, but get the hard ones right": 0.1,
+    "you are on your own unless you are completely lost": 0.1,
+    "roughly every twentieth token may come from your teacher": 0.05,
+    "help is cheap today, do not hesitate": FREE,
+    "quality matters more than anything else": FREE,
+}
 
 
 def readable(words: str, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -40,5 +40,9 @@ def judged_rules(tokenizer: PreTrainedTokenizerBase) -> list[Told]:
         told(NEVER),
         told(FREE),
         *(Told("ambiguous", (words,), tenth) for words in AMBIGUOUS),
-        *(Told("open", (words,), tenth) for words in OPEN if readable(words, tokenizer)),
+        *(
+            Told("open", (words,), Constraint(Quantity.CALLS_PER_TOKEN, limit))
+            for words, limit in OPEN.items()
+            if readable(words, tokenizer)
+        ),
     ]

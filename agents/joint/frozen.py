@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.joint.reading import Ids
@@ -35,16 +35,23 @@ class Held:
     free rows alone, and `put_back` behind the steps, since an optimiser's momentum moves weights without a gradient.
 
     Args:
-        student: the model that is trained.
-        rows: ids of tokens whose rows are free.
+        student: the model that is trained. One table for reading and writing is parted, or rules could not be read
+            anew without rewriting what is written; so make optimisers afterwards.
+        asks: ids of tokens whose rows of the head are free. read: ids of tokens whose rows of the embedding are.
     """
 
-    def __init__(self, student: PreTrainedModel, rows: Sequence[int]) -> None:
-        tables = {id(t): t for t in (student.get_input_embeddings().weight, student.get_output_embeddings().weight)}
-        self._tables = list(tables.values())
-        self._others = [p for p in student.parameters() if id(p) not in tables]
-        self._fixed = torch.ones(len(self._tables[0]), dtype=torch.bool)
-        self._fixed[list(rows)] = False
+    def __init__(self, student: PreTrainedModel, asks: Sequence[int], read: Sequence[int]) -> None:
+        embedding, head = student.get_input_embeddings(), student.get_output_embeddings()
+        if head.weight is embedding.weight:
+            head.weight = nn.Parameter(embedding.weight.detach().clone())
+            student.config.tie_word_embeddings = False
+        self._tables = [embedding.weight, head.weight]
+        self._others = [p for p in student.parameters() if all(p is not table for table in self._tables)]
+        self._fixed = []
+        for table, rows in zip(self._tables, (read, asks), strict=True):
+            fixed = torch.ones(len(table), dtype=torch.bool, device=table.device)
+            fixed[list(rows)] = False
+            self._fixed.append(fixed)
         self._kept: list[Tensor] = []
 
     @torch.no_grad()
@@ -53,9 +60,9 @@ class Held:
         for parameter in self._others:
             if parameter.grad is not None:
                 parameter.grad.zero_()
-        for table in self._tables:
+        for table, fixed in zip(self._tables, self._fixed, strict=True):
             if table.grad is not None:
-                table.grad[self._fixed.to(table.device)] = 0.0
+                table.grad[fixed] = 0.0
         self._kept = [parameter.detach().clone() for parameter in (*self._others, *self._tables)]
 
     @torch.no_grad()
@@ -64,7 +71,6 @@ class Held:
         others = len(self._others)
         for parameter, kept in zip(self._others, self._kept[:others], strict=True):
             parameter.copy_(kept)
-        for table, kept in zip(self._tables, self._kept[others:], strict=True):
-            fixed = self._fixed.to(table.device)
+        for table, fixed, kept in zip(self._tables, self._fixed, self._kept[others:], strict=True):
             table[fixed] = kept[fixed]
         self._kept = []

@@ -7,7 +7,7 @@ no network stands for it. With it, each choice has a residual of length one,
     C = [r - lambda (c - allowance) + V](call) - [...](go on alone) - alpha logit P(call)
 
 which is what the residuals of the two paths from that state differ in (`agents.pcl.losses`); it is 0 for all states if
-and only if the gate is optimal (DESIGN: gate logit = gap - lambda).
+and only if the gate is optimal (its logit is then (gain - lambda) / alpha).
 
 `ASK` decides at every token. `VERIFY` decides where the text would end, by the log-odds that any pending place asked:
 log P(no call) is the sum of log P(no ask) over the pending places, so a student of one layer, whose last state can't

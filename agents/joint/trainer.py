@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits as binary_nats
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.averaging import WeightAverage
@@ -30,22 +29,20 @@ from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import Drafts, write_drafts
 from agents.joint.frozen import Held, rule_tokens
 from agents.joint.gate import Choices, Played, choices_of
-from agents.joint.marking import alone, marked
-from agents.joint.parallel import Passes, Precision, Processes
-from agents.joint.reading import Ids, Texts, all_states, scores
+from agents.joint.parallel import Passes, Processes
+from agents.joint.reading import Ids, Texts
 from agents.joint.sampling import Writer
-from agents.joint.student import ask_log_odds, start_asking
+from agents.joint.student import start_asking
 from agents.joint.teacher import Teacher
-from agents.joint.wording import FREE, NEVER, Wording
+from agents.joint.told import ToldStudent
+from agents.joint.wording import FREE, NEVER
+from agents.joint.writing import Numbers, PartLoss, Writing
 from agents.pcl.multiplier import Multiplier
 from agents.supervised import make_optimizers, rate_factor
 from tw_env.actions import Action
 from tw_env.decoding.reading import RULE_TOKENS, RuleReader
 
-Numbers = dict[str, float]
 Log = Callable[[int, Numbers], object]
-PartLoss = Callable[[int], Tensor]
-"""The loss of one part of this process's share of an update, with gradients."""
 FITTED = 1024  # texts on which the ask tokens' first rows are fitted
 
 
@@ -61,6 +58,7 @@ class Joint:
 
     Attributes:
         update: how many updates are done.
+        told: the student as it reads rules.
         multiplier: lambda for every limit.
 
     Raises:
@@ -77,20 +75,20 @@ class Joint:
         folder: Path | None = None,
         teacher: Teacher | None = None,
     ) -> None:
-        asks = getattr(student.config, "ask_token_ids", None)
-        if not asks:
-            raise ValueError("Expected a student with ask tokens, got one without: see agents.joint.student.")
-        self.student, self.data, self.config, self.folder, self.ask = student, data, config, folder, int(asks[0])
-        self.teacher, self._tokens = teacher, dict.fromkeys(("own", "gold", "teacher"), 0)  # of the current update
-        student.eval().requires_grad_(True)
+        self.student, self.data, self.config, self.folder, self.teacher = student, data, config, folder, teacher
         self._processes = Processes(cpu=student.device.type == "cpu")
-        self._precision = Precision(config.precision, student.device)
+        self.told = ToldStudent(student.eval().requires_grad_(True), tokenizer, data, config)
+        self._held = None
+        if config.frozen:
+            read = rule_tokens(RuleReader(tokenizer), config.limits, (*data.prompts, *data.stored))
+            self._held = Held(student, student.config.ask_token_ids, read)
+        self._writing = Writing(self.told, data, config, self._processes)
+        self._own_tokens = 0  # of the current update
         self._slices(config.texts)  # refuses too few
         rows = max(part.stop - part.start for part in self._slices(config.episodes))
-        self.wording = Wording(RuleReader(tokenizer), config.limits, config.extremes)
         longest = max(map(len, data.prompts)) + RULE_TOKENS + data.max_new_tokens
         kept = rows if student.config.is_encoder_decoder else 0  # sources, from one draft to the next
-        self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.ask, rows, kept)
+        self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.told.ask, rows, kept)
         self._recipe = config.optimizer()
         self._pool = ThreadPoolExecutor(1)
         self._optimizers = make_optimizers(student, self._recipe, self._pool)
@@ -100,8 +98,6 @@ class Joint:
         )
         first = np.clip(config.price * np.sqrt(0.1 / limits), config.price_least, config.price_largest)
         self.multiplier.integral, self.multiplier.value = first, first.copy()
-        read = rule_tokens(RuleReader(tokenizer), config.limits, (*data.prompts, *data.stored)) if config.frozen else []
-        self._held = Held(student, [*range(self.ask, self.ask + len(asks)), *read])
         self._processes.agree(student.parameters())
         self._average = WeightAverage(student)
         self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore, student.device)
@@ -113,8 +109,7 @@ class Joint:
         """
         generator = np.random.default_rng([self.config.seed, 2**31])
         chosen = generator.choice(self.data.writing, size=min(FITTED, len(self.data.writing)), replace=False)
-        limits, words = self.wording.draw(generator, len(chosen))
-        prompts = self.wording.before(words, [self.data.prompts[i] for i in chosen])
+        limits, prompts = self.told.prompts(generator, chosen.tolist())
         texts = Texts(prompts, [self.data.stored[i] for i in chosen])
         rate = float(np.mean(np.clip(limits, 0.01, 0.3)))
         if self.config.action == Action.VERIFY:  # asked at any place of a text
@@ -123,7 +118,7 @@ class Joint:
         self._processes.agree(self.student.parameters())
         head = self.student.get_output_embeddings().weight
         name = next(name for name, parameter in self.student.named_parameters() if parameter is head)
-        self._average.weights[name][self.ask :] = head.detach()[self.ask :]
+        self._average.weights[name][self.told.ask :] = head.detach()[self.told.ask :]
 
     def run(self, log: Log | None = None, until: int | None = None) -> PreTrainedModel:
         """Train to the last update (or only to `until`) and return the student with its averaged weights."""
@@ -148,21 +143,22 @@ class Joint:
     def _step(self) -> Numbers:
         generator = np.random.default_rng([self.config.seed, self.update])
         stage = self.config.stage(self.update)
-        if stage is not Stage.START and not self.student.get_output_embeddings().weight[self.ask :].any():
+        if stage is not Stage.START and not self.student.get_output_embeddings().weight[self.told.ask :].any():
             self._begin()
-        write, numbers = self._write(generator, stage)
+        write, numbers = self._writing.loss(generator, stage)
         gate, told = self._play(generator) if stage is Stage.PCL else (None, {})
         losses = []
         for part in range(self.config.accumulate):
             loss = write(part)
             if gate is not None:
                 loss = loss + self.config.gate_weight * gate(part)
-            self._precision.backward(loss)
+            self.told.precision.backward(loss)
             losses.append(loss.item())
         self._processes.add_gradients(self.student.parameters())
-        if self.config.holds(stage):
-            self._held.mask()
-        sound = self._precision.clip(self.student.parameters(), self._optimizers, self.config.clip)
+        held = self._held if self.config.holds(stage) else None
+        if held is not None:
+            held.mask()
+        sound = self.told.precision.clip(self.student.parameters(), self._optimizers, self.config.clip)
         rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
@@ -170,112 +166,34 @@ class Joint:
             if sound:
                 optimizer.step()
             optimizer.zero_grad()
-        if self.config.holds(stage):
-            self._held.put_back()
+        if held is not None:
+            held.put_back()
         self._average.follow(self.student, self.update + 1, self.config.ema_decay)
-        shares = diagnostics.data_shares(self._tokens)
+        own = self._own_tokens if stage is Stage.PCL else 0
+        shares = diagnostics.data_shares({"own": own, **self._writing.tokens})
         return {"loss": self._processes.total(losses), "rate": rate, **numbers, **told, **shares}
 
     def _slices(self, items: int) -> list[slice]:
         return self._processes.slices(items, self.config.accumulate)
 
-    def _told(self, generator: np.random.Generator, prompts: Sequence[int]) -> tuple[Any, list[tuple[int, ...]]]:
-        limits, words = self.wording.draw(generator, len(prompts))
-        return limits, self.wording.before(words, [self.data.prompts[i] for i in prompts])
-
-    def _logits(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        """(steps, vocabulary) log-probabilities and (steps,) log-odds of asking where each token was written."""
-        found = self._scores(texts)
-        return found[:, : self.ask].log_softmax(-1), ask_log_odds(found, self.ask)
-
-    def _scores(self, texts: Texts) -> Tensor:
-        """(steps, vocabulary and ask tokens) logits, in single precision."""
-        with self._precision.autocast():
-            return scores(self.student, all_states(self.student, texts))
-
-    def _read(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        """(steps,) nats of each token and (steps,) log-odds of asking where it was written."""
-        logprobs, log_odds = self._logits(texts)
-        return -logprobs.gather(1, texts.tokens.to(logprobs.device)[:, None])[:, 0], log_odds
-
-    def _texts(self, generator: np.random.Generator, stage: Stage) -> tuple[np.ndarray, np.ndarray, Texts]:
-        """(texts,) limits, (texts,) which are gold, and the gold and stored texts of an update, of all processes."""
-        config, data = self.config, self.data
-        chosen = generator.choice(data.writing, size=config.texts)
-        limits, prompts = self._told(generator, chosen.tolist())
-        gold = generator.random(len(chosen)) < config.gold_share
-        if stage is Stage.CLONE:
-            gold[:] = False  # the marks are the teacher's
-        outputs = [
-            data.gold[i][int(generator.integers(len(data.gold[i])))] if right else data.stored[i]
-            for i, right in zip(chosen.tolist(), gold.tolist(), strict=True)
-        ]
-        return limits, gold, Texts(prompts, outputs)
-
-    def _write(self, generator: np.random.Generator, stage: Stage) -> tuple[PartLoss, Numbers]:
-        """The loss of token probabilities, and in behaviour cloning of the ask token, on gold and stored texts."""
-        config, processes = self.config, self._processes
-        limits, gold, texts = self._texts(generator, stage)
-        slices = self._slices(len(texts))
-        parts = [texts.take(range(*part.indices(len(texts)))) for part in slices]
-        passes = Passes(lambda part: self._read(parts[part]), len(parts))
-        seen = [(nats.detach(), log_odds.detach()) for nats, log_odds in passes.seen]
-        weights = [torch.ones_like(nats) for nats, _ in seen]
-        if config.write_alone and stage is Stage.PCL:
-            weights = [alone(log_odds, part) for (_, log_odds), part in zip(seen, parts, strict=True)]
-        shares = processes.shares([float(weight.sum()) for weight in weights])
-        steps = processes.shares([len(nats) for nats, _ in seen])
-        every = torch.from_numpy(processes.joined(torch.cat([nats for nats, _ in seen]).cpu().numpy()))  # (steps,)
-        numbers = {"nats": float(every.mean())} | self._count(every, gold[texts.of_step.numpy()])
-        marks = None
-        if stage is Stage.CLONE:
-            marks = self._marks(texts, limits, slices, every)
-            clones = [float(binary_nats(log_odds, m)) for (_, log_odds), m in zip(seen, marks, strict=True)]
-            numbers["clone"] = processes.mean(steps, clones)
-
-        write_weight = 0.0 if config.holds(stage) else config.write_weight
-
-        def loss(part: int) -> Tensor:
-            nats, log_odds = passes(part)
-            weight = weights[part]
-            writing = shares[part] * (write_weight * (weight * nats).sum() / weight.sum())
-            return writing if marks is None else writing + steps[part] * binary_nats(log_odds, marks[part])
-
-        return loss, numbers
-
-    def _marks(self, texts: Texts, limits: np.ndarray, slices: list[slice], nats: Tensor) -> list[Tensor]:
-        """(steps,) of each part, see `marked`: the most surprising places among the texts of all processes."""
-        marks = marked(nats, texts.of_step, torch.from_numpy(limits).to(nats), self.config.action)
-        starts = texts.starts.tolist()
-        return [marks[starts[part.start] : starts[part.stop]].to(self.student.device) for part in slices]
-
-    def _count(self, nats: Tensor, gold: np.ndarray) -> Numbers:
-        """Nats (steps,) of gold and of the teacher's tokens apart; remembers how many there were of each."""
-        self._tokens["own"], numbers = 0, {}
-        for name, theirs in (("gold", gold), ("teacher", ~gold)):
-            self._tokens[name] = int(theirs.sum())
-            if theirs.any():
-                numbers[f"nats/{name}"] = float(nats[torch.from_numpy(theirs)].mean())
-        return numbers
-
     def _play(self, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
         """The gate's loss along the student's drafts; moves the prices."""
         config, data, processes = self.config, self.data, self._processes
         chosen = generator.choice(data.asking, size=config.episodes)
-        limits, prompts = self._told(generator, chosen.tolist())
+        limits, prompts = self.told.prompts(generator, chosen.tolist())
         stored = [data.stored[i] for i in chosen]
         self._writer.forget()  # sources that an earlier student read
         slices = self._slices(len(chosen))
         parts = [
             write_drafts(self._writer, prompts[s], stored[s], chosen[s], data.worth, data.end_tokens) for s in slices
         ]
-        self._tokens["own"] = int(processes.total([len(part.texts.tokens) for part in parts]))
+        self._own_tokens = int(processes.total([int((part.lengths - part.first).sum()) for part in parts]))
         prices = self.prices(limits)
         alpha = config.alpha_at(self.update)
         spendable = np.where(limits == FREE, 0.0, limits)
 
         def choose(part: int) -> tuple[Choices, Played]:
-            log_odds = ask_log_odds(self._scores(parts[part].texts), self.ask)
+            log_odds = self.told.log_odds(parts[part].texts)
             one = slices[part]
             return choices_of(parts[part], log_odds, prices[one], spendable[one], config.action, alpha)
 
@@ -328,7 +246,7 @@ class Joint:
         if not (self._processes.main and (along or beside)):
             return numbers
         with torch.no_grad():
-            logprobs, log_odds = self._logits(drafts.texts)
+            logprobs, log_odds = self.told.thoughts(drafts.texts)
         if along:
             seed, call = [self.config.seed, self.update, diagnostics.EVERY], self.config.action
             numbers |= diagnostics.play_numbers(drafts, choices.logit, prices, spendable, call, alpha, seed)
@@ -348,12 +266,12 @@ class Joint:
     def _state(self) -> dict[str, Any]:
         return {
             # Into how many parts an update is split may change when a run is resumed.
-            "config": asdict(self.config) | {"accumulate": 1, "precision": self._precision.kind},
+            "config": asdict(self.config) | {"accumulate": 1, "precision": self.told.precision.kind},
             "student": self.student.state_dict(),
             "average": self._average.weights,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "multiplier": self.multiplier.state(),
-            "scaler": self._precision.state(),
+            "scaler": self.told.precision.state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -362,4 +280,4 @@ class Joint:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.multiplier.restore(state["multiplier"])
-        self._precision.restore(state["scaler"])
+        self.told.precision.restore(state["scaler"])

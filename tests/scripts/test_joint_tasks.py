@@ -56,6 +56,7 @@ def test_an_encoder_decoder_is_trained_saved_and_judged(run_folder: Path) -> Non
     assert all(0 <= row["quality"] <= 1 and row["agent"] == "joint+verify" for row in rows)
     never = next(row for row in rows if row["limit"] == 0)
     assert never["rule"].startswith("never")
+    assert never["calls_per_token"] == 0
 
 
 def test_its_latency_is_measured_beside_the_others(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

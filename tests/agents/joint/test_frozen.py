@@ -10,6 +10,7 @@ import torch
 
 from agents.joint.config import Stage
 from agents.joint.frozen import Held, rule_tokens
+from agents.joint.reading import Texts
 from agents.joint.trainer import Joint
 from tests.agents.joint.test_trainer import SHORT, data, student, tokenizer
 from tw_env.decoding.reading import RuleReader
@@ -40,14 +41,15 @@ def test_behind_the_start_only_free_rows_move(muon: bool) -> None:
     joint = Joint(model, words, data(), replace(FROZEN, muon=muon))
     joint.run(until=FROZEN.start)
     begun = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    assert moved({n: p.detach() for n, p in student()[0].named_parameters()}, model), "the start trains everything"
+    fresh = {name: parameter.detach() for name, parameter in student()[0].named_parameters()}
+    fresh["lm_head.weight"] = fresh["model.embed_tokens.weight"]  # parted, since rules are read anew
+    assert set(moved(fresh, model)) == set(begun), "the start trains everything"
     joint.run()
     changed = moved(begun, model)
-    assert set(changed) == {"model.embed_tokens.weight", "lm_head.weight"} & set(begun)
     read = rule_tokens(RuleReader(words), FROZEN.limits, (*data().prompts, *data().stored))
-    free = {*read, *model.config.ask_token_ids}
-    for rows in changed.values():
-        assert set(rows) <= free
+    assert set(changed) == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert set(changed["model.embed_tokens.weight"]) <= set(read)
+    assert set(changed["lm_head.weight"]) <= set(model.config.ask_token_ids)
 
 
 def test_no_token_loss_and_the_norm_of_what_may_move() -> None:
@@ -55,26 +57,39 @@ def test_no_token_loss_and_the_norm_of_what_may_move() -> None:
     joint = Joint(model, words, data(), FROZEN)
     assert [FROZEN.holds(stage) for stage in Stage] == [False, True, True]
     assert not any(SHORT.holds(stage) for stage in Stage)
-    write, numbers = joint._write(np.random.default_rng(0), Stage.CLONE)
+    write, numbers = joint._writing.loss(np.random.default_rng(0), Stage.CLONE)
     told = write(0)
     assert float(told.detach()) == pytest.approx(numbers["clone"])
     told.backward()
+    assert joint._held is not None
     joint._held.mask()
-    table = model.get_input_embeddings().weight
-    norms = [float(p.grad.norm()) for p in model.parameters() if p is not table and p.grad is not None]
-    rows = table.grad.norm(dim=1)
-    assert model.get_output_embeddings().weight is table
-    assert sum(norms) == 0.0
-    assert 0 < int((rows > 0).sum()) < len(rows) / 2
+    tables = {"model.embed_tokens.weight", "lm_head.weight"}
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert all(float(grad.norm()) == 0.0 for name, grad in grads.items() if name not in tables)
+    for name in tables:
+        rows = grads[name].norm(dim=1)
+        assert 0 < int((rows > 0).sum()) < len(rows) / 2
+
+
+def test_what_is_written_without_a_rule_stays_as_it_was() -> None:
+    model, words = student()
+    joint = Joint(model, words, data(), replace(FROZEN, learning_rate=0.1))
+    joint.run(until=FROZEN.start)
+    texts = Texts(data().prompts, data().stored)
+    before, asked = (thought.detach() for thought in joint.told.thoughts(texts))
+    joint.run()
+    after, asks = (thought.detach() for thought in joint.told.thoughts(texts))
+    assert torch.equal(before, after)
+    assert not torch.equal(asked, asks)
 
 
 def test_what_momentum_moved_is_put_back() -> None:
     model, _ = student()
-    held = Held(model, [3])
+    held = Held(model, [4], [3])
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     held.mask()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
     held.put_back()
-    assert moved(before, model) == {"model.embed_tokens.weight": [3]}
+    assert moved(before, model) == {"model.embed_tokens.weight": [3], "lm_head.weight": [4]}

@@ -90,7 +90,7 @@ def test_half_precision_learns(precision: Any) -> None:
     assert told[-1]["nats"] < 0.8 * told[0]["nats"]
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     joint = Joint(*student(), data(), config)
-    loss, _ = joint._write(np.random.default_rng(0), config.stage(0))
+    loss, _ = joint._writing.loss(np.random.default_rng(0), config.stage(0))
     assert loss(0).dtype == torch.float32
 
 

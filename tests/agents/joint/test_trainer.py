@@ -23,9 +23,10 @@ from transformers import (
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import write_drafts
 from agents.joint.gate import choices_of
+from agents.joint.marking import marked
 from agents.joint.reading import Texts, states
 from agents.joint.student import ask_log_odds, asking_student, start_asking
-from agents.joint.trainer import Joint, marked
+from agents.joint.trainer import Joint
 from agents.joint.wording import FREE, NEVER, Wording
 from tw_env.actions import Action
 from tw_env.decoding.reading import RuleReader
@@ -76,11 +77,11 @@ def data() -> JointData:
 
 def calls_under(joint: Joint, model: PreTrainedModel, words: str, call: Action) -> float:
     """Calls an output that the gate expects when it reads this rule."""
-    prompts = joint.wording.before([words] * WORDS, data().prompts)
+    prompts = joint.told.wording.before([words] * WORDS, data().prompts)
     drafts = write_drafts(joint._writer, prompts, data().stored, np.arange(WORDS), data().quality, (END,))
     joint.student.load_state_dict(model.state_dict())
     with torch.no_grad():
-        _, log_odds = joint._logits(drafts.texts)
+        _, log_odds = joint.told.thoughts(drafts.texts)
     _, played = choices_of(drafts, log_odds, np.zeros(WORDS), np.zeros(WORDS), call, 1e-6)
     return float(played.calls.mean())
 
