@@ -105,8 +105,9 @@ class Options:
     """Updates before path consistency, of cloning or of the supervised start."""
     joint_pcl: int = 200
     """Updates of path consistency."""
-    joint: JointConfig = field(default_factory=lambda: JointConfig(episodes=64, texts=128))
-    """Of joint training; stages, limits, `frozen` and seed are set by the variant."""
+    joint: JointConfig = field(default_factory=lambda: JointConfig(episodes=64, texts=128, gold_share=0.0))
+    """Of joint training, on the teacher's texts alone, as cloning needs them; stages, limits, `frozen` and seed are set
+    by the variant."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 1

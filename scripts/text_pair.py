@@ -51,6 +51,7 @@ class ModelRecipe:
             d_ff=self.intermediate,
             num_layers=self.encoder_layers,
             num_decoder_layers=self.decoder_layers,
+            decoder_layers=self.decoder_layers,  # transformers sizes a decoder's cache by it, or by the encoder
             num_heads=self.heads,
             feed_forward_proj="gated-gelu",
             dropout_rate=0.0,

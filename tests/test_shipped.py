@@ -24,7 +24,7 @@ def game(name: str) -> tuple[Recorded, Ends]:
 
 
 def test_every_task_with_a_pair_has_a_gate() -> None:
-    assert policies.shipped() == ["pronounce-pcl", "summarize-pcl"]
+    assert policies.shipped() == ["pronounce-pcl", "summarize-pcl", "translate-pcl"]
 
 
 @pytest.mark.slow

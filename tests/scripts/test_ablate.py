@@ -12,9 +12,10 @@ import tyro
 
 from agents.joint.config import JointConfig
 from agents.joint.distillation import DistillationConfig
-from scripts.ablate import DISTILLED, JOINT, SHARES, START, Ablation, Benches, Options, main, tasks
+from scripts.ablate import DISTILLED, JOINT, MAY_DIFFER, SHARES, START, Ablation, Benches, Options, main, tasks
 from scripts.ablate_joint import joint_variants
 from scripts.ablate_text import PARTS, cell, print_tables
+from scripts.distill import Table
 from tw_env.tasks import pronounce
 
 
@@ -98,3 +99,9 @@ def test_cells_are_means_over_seeds(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ablations_are_named_on_the_command_line() -> None:
     assert tyro.cli(Options, args=["--only", "shares", "frozen"]).only == (Ablation.SHARES, Ablation.FROZEN)
+
+
+def test_the_published_table_is_taken_up_by_the_published_command(tmp_path: Path) -> None:
+    copied = tmp_path / "ablations.json"
+    copied.write_bytes(Path("results/ablations.json").read_bytes())
+    assert Table(Options(out=copied), MAY_DIFFER).content["rows"]

@@ -17,6 +17,7 @@ from tw_env.tasks.shipped import DATA, ShippedPair, shipped_pair
 
 MEGABYTES = 25
 TASKS = sorted(folder.parent.name for folder in DATA.glob("*/student"))
+NAMES = ["pronounce", "summarize", "translate"]
 TEXTS = {
     "This package contains a small editor for text files. It highlights the syntax of many languages.": "text editor",
     "A library for reading and writing compressed archives. It holds the development files.": "archive library",
@@ -36,25 +37,36 @@ def test_a_pair_is_complete_and_small(task: str) -> None:
     assert sum(path.stat().st_size for path in pair.folder.rglob("*") if path.is_file()) < MEGABYTES * 2**20
 
 
-def test_two_tasks_have_one_and_others_say_so() -> None:
-    assert TASKS == ["pronounce", "summarize"]
+ITALIAN = {
+    "Python bindings for the image library": "binding Python per la libreria di immagini",
+    "This package contains the documentation.": "Questo pacchetto contiene la documentazione.",
+    "small editor for text files": "piccolo editor per file di testo",
+    "development files for the graphics library": "file di sviluppo per la libreria grafica",
+}
+
+
+def test_every_task_has_one_and_others_say_so() -> None:
+    assert TASKS == NAMES
     assert shipped_pair("text") == shipped_pair(object()) == ShippedPair(DATA / "pronounce")
-    with pytest.raises(ValueError, match="no pair ships for the task 'translate'"):
-        shipped_pair("translate")
+    with pytest.raises(ValueError, match="no pair ships for the task 'sing'"):
+        shipped_pair("sing")
 
 
-def test_headlines_are_written_by_the_shipped_pair(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("id_", "task", "texts"), [("Summarize", "summarize", TEXTS), ("Translate", "translate", ITALIAN)]
+)
+def test_texts_are_written_by_the_shipped_pair(tmp_path: Path, id_: str, task: str, texts: dict[str, str]) -> None:
     data = tmp_path / "texts.jsonl"
-    data.write_text("\n".join(json.dumps({"prompt": text, "reference": line}) for text, line in TEXTS.items()))
-    game = tw_env.make_vec("tw_env/SummarizeVerify-v0", 4, data=str(data), split=None, device="cpu", remember=0)
-    env, prompts, rest = Recorded(game), np.arange(len(TEXTS)), (game.layout, game.game.spec.actions)
+    data.write_text("\n".join(json.dumps({"prompt": text, "reference": line}) for text, line in texts.items()))
+    game = tw_env.make_vec(f"tw_env/{id_}Verify-v0", 4, data=str(data), split=None, device="cpu", remember=0)
+    env, prompts, rest = Recorded(game), np.arange(len(texts)), (game.layout, game.game.spec.actions)
     alone, taught = play(env, student_alone(*rest), prompts, NEVER), play(env, teacher_alone(*rest), prompts, FREE)
     drafted = play(env, speculative(*rest, 4), prompts, FREE)
     assert all(text.strip() for text in alone.texts + taught.texts)
     assert alone.texts != taught.texts
     assert drafted.texts == taught.texts
     assert drafted.outcomes.calls.sum() < 0.7 * taught.outcomes.calls.sum()
-    gated = play(env, load("summarize-pcl"), prompts, "ask the teacher for at most 10% of the tokens")
+    gated = play(env, load(f"{task}-pcl"), prompts, "ask the teacher for at most 10% of the tokens")
     assert 0 < gated.outcomes.calls.sum() < drafted.outcomes.calls.sum()
     assert set(gated.texts) & (set(taught.texts) - set(alone.texts))
     assert alone.milliseconds is not None
