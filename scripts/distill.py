@@ -29,6 +29,7 @@ from agents.joint.reading import Texts, chunks, log_distributions, states
 from agents.joint.sampling import Writer
 from agents.joint.teacher import CHUNK_TOKENS, ScoredTexts, Teacher
 from agents.supervised import Trainer
+from scripts.answers import answers
 from scripts.command import run
 from scripts.prepare import Pronounce as Pair
 from scripts.pronounce_pair import encode
@@ -104,7 +105,7 @@ class Bench:
         self.teacher = Teacher(pair.teacher, pair.vocabulary, memory=REMEMBERED)
         self.start = copy.deepcopy(pair.student) if options.student else self._start()
         prompts = encode_prompts(self.train, pair, self.cap)
-        gold = [[self._answer(text) for text in texts] for texts in self.train.references]
+        gold = answers(self.train, pair, self.cap)
         self.data = DistillationData(prompts, pair.end_tokens, self.cap, gold, None, pair.vocabulary)
         share = options.config.on_policy_share
         stored = self._stored() if any(_needs_stored(loss, share) for loss in options.losses) else None
@@ -121,9 +122,6 @@ class Bench:
         tasks = [load_task(Settings(**shared, split=split, limit=limit)) for split, limit in limits]
         models = load_models(Settings(**shared, student=options.student, teacher=options.teacher))
         return tasks, models
-
-    def _answer(self, text: str) -> list[int]:
-        return [*self.pair.tokenizer(text, add_special_tokens=False).input_ids, self.pair.end_tokens[0]]
 
     def _start(self) -> PreTrainedModel:
         """The shipped student's recipe, broken off early: a student that still has much to learn."""
@@ -160,7 +158,7 @@ class Bench:
         outputs = [list(output) for output in writer.greedy(prompts).outputs]
         texts = self.pair.tokenizer.batch_decode(outputs, skip_special_tokens=True)
         found = {"quality": float(np.mean([task.quality(i, text) for i, text in enumerate(texts)]))}
-        gold = Texts(prompts, [self._answer(references[0]) for references in task.references])
+        gold = Texts(prompts, [texts[0] for texts in answers(task, self.pair, self.cap)])
         nats = 0.0
         with torch.inference_mode():
             for rows in chunks(gold, CHUNK_TOKENS):

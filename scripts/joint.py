@@ -34,6 +34,7 @@ from agents.joint.teacher import ScoredTexts, Teacher
 from agents.joint.trainer import Joint, Log
 from agents.learning_env import reward_scale
 from agents.recording import Recorded
+from scripts.answers import answers
 from scripts.command import run
 from scripts.joint_rules import judged_rules
 from scripts.rows import read_rows
@@ -41,7 +42,6 @@ from tw_env.decoding.loading import Pair
 from tw_env.policies import AskToken
 from tw_env.settings import WORDED, Settings, encode_prompts, load_models, load_task
 from tw_env.tasks.shipped import shipped_pair
-from tw_env.tasks.task import Task
 from tw_env.tasks.translate import language_pair
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
@@ -116,16 +116,6 @@ def original_of(options: Options) -> str:
     """Folder or hub id of the student whose gap is recovered."""
     own = options.student if options.teacher else None
     return options.original or own or str(shipped_pair(options.task).student)
-
-
-def answers(task: Task, pair: Pair) -> list[list[list[int]]]:
-    """Token ids of each prompt's references, end token included, up to the cap."""
-    name = "text_target" if pair.encoder_decoder else "text"  # some tokenizers write another language than they read
-
-    def ids(text: str) -> list[int]:
-        return list(pair.tokenizer(**{name: text}, add_special_tokens=False).input_ids)
-
-    return [[[*ids(text), pair.end_tokens[0]][: task.max_new_tokens] for text in texts] for texts in task.references]
 
 
 def load_data(options: Options, pair: Pair) -> JointData:

@@ -19,6 +19,7 @@ from agents.joint.distillation import Distillation, DistillationConfig, Distilla
 from agents.joint.sampling import Writer
 from agents.joint.teacher import ScoredTexts, Teacher, joined
 from agents.supervised import SupervisedConfig, Targets, Trainer
+from scripts.answers import answers
 from scripts.smollm2_source import sha256_of
 from tw_env.decoding.checks import end_tokens_of, shared_vocabulary
 from tw_env.decoding.loading import Pair
@@ -50,13 +51,6 @@ def twice(model: PreTrainedModel, name: str) -> Pair:
     vocabulary = shared_vocabulary(models, tokenizers, names)
     ends = end_tokens_of(models, tokenizers, names, vocabulary)
     return Pair(*models, tokenizer, vocabulary, ends, name)
-
-
-def targets_of(task: Task, pair: Pair) -> list[list[list[int]]]:
-    """Token ids of every prompt's references, each with a blank before it and the end token behind, up to the cap."""
-    spaced = [[f" {text}" for text in accepted] for accepted in task.references]
-    ids = [pair.tokenizer(accepted, add_special_tokens=False).input_ids for accepted in spaced]
-    return [[[*answer, pair.end_tokens[0]][: task.max_new_tokens] for answer in answers] for answers in ids]
 
 
 def kept_layers(total: int, kept: int) -> list[int]:
@@ -119,7 +113,7 @@ def fine_tune(
     if finished(folder, asdict(config), start=pair.name):
         return
     prompts, spent = encode_prompts(task, pair, task.max_new_tokens), Spent(folder)
-    targets: list[Targets] = list(targets_of(task, pair))
+    targets: list[Targets] = list(answers(task, pair))
 
     def report(trainer: Trainer, loss: float) -> None:
         score = judge(trainer.averaged(), pair, watched, [METRIC])[METRIC]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from scripts import smollm2_pair, smollm2_source
+from scripts.answers import answers
 from scripts.debian_data import Debian, build
 from scripts.prepare_smollm2 import SmolLM2
 from scripts.smollm2_pair import kept_layers, read_model, reduced, twice
@@ -115,7 +116,7 @@ def test_training_reads_what_the_game_shows(made: SmolLM2) -> None:
     prompts = encode_prompts(task, pair, task.max_new_tokens)
     assert prompts == encode_prompts(env.unwrapped.task, env.unwrapped.pair, task.max_new_tokens)
     assert pair.tokenizer.decode(prompts[0]) == task.prompts[0] + "\nSummary:"
-    (answer,) = smollm2_pair.targets_of(task, pair)[0]
+    (answer,) = answers(task, pair)[0]
     assert pair.tokenizer.decode(answer) == f" {task.references[0][0]}<|im_end|>"
 
 
