@@ -26,6 +26,7 @@ from agents.joint.reading import Ids
 from agents.joint.sampling import Writer
 from agents.joint.shares import Places, fit_gate, judged, places_of
 from scripts.ablate_joint import JointBench, joint_variants
+from scripts.ablate_reasons import REASONS, ReasonBench
 from scripts.ablate_text import print_tables
 from scripts.command import run
 from scripts.distill import SAMPLED, Bench, Table
@@ -40,6 +41,7 @@ class Ablation(StrEnum):
     """What is changed."""
 
     SHARES = "shares"  # whose texts a gate learns from, beside a frozen pair
+    REASONS = "reasons"  # how many ask tokens a student has, before it learns to use them
     LENGTHS = "lengths"  # path lengths of distillation
     VALUE = "value"  # V as a network, as the mean of a group, or 0
     EXPECTED = "expected"  # stored distributions instead of the drawn tokens
@@ -155,6 +157,11 @@ class Benches:
         return Shares(self.options)
 
     @cached_property
+    def reasons(self) -> ReasonBench:
+        """Of the frozen pair, too."""
+        return ReasonBench(self.options.share_words, self.options.tested, self.options.device)
+
+    @cached_property
     def distillation(self) -> Bench:
         """Of distillation: start, teacher's texts, test words."""
         options, given = self.options, self.options.start
@@ -178,6 +185,10 @@ class Benches:
         """The row of a gate that learnt from this share of own places."""
         return self.shares.row(share, seed)
 
+    def of_reasons(self, reasons: int) -> Row:
+        """The row of a student with so many ask tokens."""
+        return self.reasons.row(reasons)
+
     def of_start(self) -> Row:
         """The row of the student that all distillations start from."""
         found = self.distillation.judge(self.distillation.start, self.distillation.test, SAMPLED)
@@ -200,6 +211,8 @@ Task = tuple[str, str, int, Callable[[], Row]]  # part, variant, seed, what make
 
 def tasks(options: Options, benches: Benches) -> Iterator[Task]:
     """Everything that was asked for, seed by seed."""
+    for reasons in REASONS if Ablation.REASONS in options.only else ():
+        yield "reasons", str(reasons), 0, partial(benches.of_reasons, reasons)
     if any(set(where) & set(options.only) for where, _ in DISTILLED.values()):
         yield "distillation", START, 0, benches.of_start
     for seed in options.seeds:

@@ -1,4 +1,4 @@
-"""What the ablations say: three tables, means over seeds."""
+"""What the ablations say: a table for each part, means over seeds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ PARTS: dict[str, tuple[str, str, tuple[Column, ...]]] = {  # title, what a varia
             ("rank with the gap", "rank", ".2f"), ("closed form", "expected_rank", ".2f"),
             ("AUC of disagreement", "auc", ".3f"), ("closed form", "expected_auc", ".3f"),
             ("mean logit", "logit", ".2f"), ("closed form", "expected_logit", ".2f"), ("rank with it", "fit", ".2f"),
+        ),
+    ),
+    "reasons": (
+        "Ask tokens as they begin, at the places of the teacher's texts",
+        "ask tokens",
+        (
+            ("AUC of disagreement", "auc", ".3f"), ("of p_max", "p_max_auc", ".3f"),
+            ("places that differ", "differs", ".1%"),
         ),
     ),
     "distillation": (

@@ -14,6 +14,7 @@ from agents.joint.config import JointConfig
 from agents.joint.distillation import DistillationConfig
 from scripts.ablate import DISTILLED, JOINT, MAY_DIFFER, SHARES, START, Ablation, Benches, Options, main, tasks
 from scripts.ablate_joint import joint_variants
+from scripts.ablate_reasons import REASONS, ReasonBench
 from scripts.ablate_text import PARTS, cell, print_tables
 from scripts.distill import Table
 from tw_env.tasks import pronounce
@@ -73,7 +74,7 @@ def test_joint_training_fills_its_columns(options: Options) -> None:
 
 def test_a_variant_that_several_ablations_need_is_run_once(options: Options) -> None:
     every = [(part, name, seed) for part, name, seed, _ in tasks(replace(options, seeds=(0, 1)), Benches(options))]
-    assert len(every) == len(set(every)) == 2 * (len(SHARES) + len(DISTILLED) + len(JOINT)) + 1
+    assert len(every) == len(set(every)) == 2 * (len(SHARES) + len(DISTILLED) + len(JOINT)) + 1 + len(REASONS)
     variants = joint_variants(5, 3, JointConfig())
     assert list(variants) == list(JOINT)
     assert {config.updates for config in variants.values()} == {8}
@@ -105,3 +106,10 @@ def test_the_published_table_is_taken_up_by_the_published_command(tmp_path: Path
     copied = tmp_path / "ablations.json"
     copied.write_bytes(Path("results/ablations.json").read_bytes())
     assert Table(Options(out=copied), MAY_DIFFER).content["rows"]
+
+
+def test_more_ask_tokens_know_more_of_the_doubts() -> None:
+    bench = ReasonBench(60, 60, "cpu")
+    one, many = bench.row(1), bench.row(64)
+    assert one["p_max_auc"] == many["p_max_auc"] > 0.7
+    assert 0.4 < one["auc"] < many["auc"] < many["p_max_auc"] + 0.05
