@@ -88,8 +88,9 @@ def test_each_task_asks_in_its_own_words() -> None:
 
 def test_a_task_without_a_gate_wants_a_policy() -> None:
     assert gate_of("pronounce") == gate_of("text") == "pronounce-pcl"
-    with pytest.raises(ValueError, match=r"Expected --policy, since no gate ships for --task translate"):
-        players_of(Options(task="translate"))
+    assert gate_of("translate") == "translate-pcl"
+    with pytest.raises(ValueError, match=r"Expected --policy, since no gate ships for --task sing"):
+        gate_of("sing")
 
 
 def test_a_stream_prints_the_text_before_its_account(capsys: pytest.CaptureFixture[str]) -> None:
