@@ -26,6 +26,7 @@ from scripts.latency_picture import picture
 from tw_env.costs import LatencyTable
 from tw_env.decoding.latency import measure
 
+HERE = f"{Path(__file__).resolve().parent.parent}/"  # rows are published, and where a clone lies is nobody's business
 TIES = 0.01  # share of prompts whose texts may differ: two best logits closer than rounding
 SHOWN = ("policy", "rule", "recovered", "calls/token", "ms/output", "wall ms", "tokens/s", "model/clock")
 
@@ -208,7 +209,8 @@ def latency(options: Options) -> list[Row]:
     for name in references:
         rows[name] = outside_row(name, outputs[name], run_)
     facts = {
-        "task": field.task.name, "pair": field.pair.name, "device": str(field.device), "threads": options.threads,
+        "task": field.task.name, "pair": field.pair.name.replace(HERE, ""),
+        "device": str(field.device), "threads": options.threads,
         "clock": "wall" if field.device.type == "cuda" else "process CPU time",
         "table": asdict(model), "machine": f"{platform.machine()}, torch {torch.__version__}",
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,3 +173,8 @@ def test_a_small_run_writes_a_row_for_each_policy_and_rule(tmp_path: Path, capsy
     assert len([row for row in rows if row["policy"] == "p-max"]) == 2
     assert all(row["tokens_per_second"] > 0 and row["timed"] == 4 for row in rows)
     assert "fastest lossless" in capsys.readouterr().out
+
+
+def test_published_rows_name_no_place_on_a_machine() -> None:
+    for path in Path("results").rglob("*.json"):
+        assert not re.search(r"[\" ]/\w+/", path.read_text()), path
