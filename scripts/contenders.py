@@ -15,7 +15,7 @@ import torch
 import tw_env
 from agents.baselines.calibration import CalibrationConfig
 from agents.baselines.heuristic import Heuristic
-from agents.joint.deployment import told
+from agents.joint.deployment import MODEL, told
 from agents.recording import Recorded
 from scripts.clock import Played
 from scripts.evaluate import read_policy
@@ -27,7 +27,6 @@ from tw_env.settings import encode_prompts
 from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.task import Task
 
-MODEL = "model"  # folder of student, tokenizer and policy in that of a run of scripts.joint
 HEURISTICS = {"p-max": "p_max", "surprise-at-end": "surprise_at_end"}
 NEVER, FREE = (Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in (0.0, math.inf))
 

@@ -27,7 +27,7 @@ import tw_env
 from agents.checkpoint import drop_checkpoint
 from agents.evaluation import Ends, Row, play_ends
 from agents.joint.config import JointConfig, JointData
-from agents.joint.deployment import fit_cut, ranking, rows_of
+from agents.joint.deployment import MODEL, fit_cut, ranking, rows_of
 from agents.joint.parallel import Processes
 from agents.joint.student import asking_student
 from agents.joint.teacher import ScoredTexts, Teacher
@@ -44,8 +44,6 @@ from tw_env.settings import WORDED, Settings, encode_prompts, load_models, load_
 from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.translate import language_pair
 from tw_env.vector_env import AssistedDecodingVectorEnv
-
-MODEL = "model"
 
 
 @dataclass

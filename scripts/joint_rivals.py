@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from agents.baselines.heuristic import Heuristic
 from agents.evaluation import Row, make_row, play
+from agents.joint.deployment import MODEL
 from agents.supervised import SupervisedConfig, Trainer
 from scripts.command import run
-from scripts.joint import MODEL, Options, add_rows, game, load_data, original_ends, settings_of
+from scripts.joint import Options, add_rows, game, load_data, original_ends, settings_of
 from scripts.joint_rules import JUDGED
 from tw_env.rules import Constraint, Quantity
 from tw_env.settings import load_models

@@ -213,7 +213,7 @@ class Translate(TextPair):
     teacher_decay: int = 1500
     """Last updates of the teacher, over which the learning rate falls to zero."""
     student_steps: int = 1200
-    """Updates of the student; with many more it is as good as the teacher, and sure of what is wrong."""
+    """Updates of the student; it shall stay well below the teacher."""
     student_decay: int = 900
     """Last updates of the student, over which the learning rate falls to zero."""
 

@@ -15,6 +15,7 @@ from agents.rollout import play_prompts
 from tw_env.policies import AskToken, ScoreThreshold
 from tw_env.rules import Constraint, Quantity, paraphrases
 
+MODEL = "model"  # folder of student, tokenizer and policy in that of a run
 ROUNDS = 12  # halvings of the interval around the cut
 SPAN = 12.0  # nats; the cut lies between -SPAN and SPAN
 

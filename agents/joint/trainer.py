@@ -53,7 +53,7 @@ class Joint:
         student: with ask tokens, see `agents.joint.student`; trained in place, `averaged` returns its average.
         tokenizer: the student's.
         folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none. The main
-            process writes it, all read it; their number and `accumulate` may change in between.
+            process writes it, all read it; `accumulate` may change in between.
         teacher: scores a few own drafts now and then, for the log alone (`agents.joint.diagnostics`).
 
     Attributes:

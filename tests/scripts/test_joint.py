@@ -1,11 +1,13 @@
-"""`scripts.joint` under `accelerate launch`: two processes train, one of them writes."""
+"""`scripts.joint` under `accelerate launch`, where two processes train and one writes; and its rivals."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from scripts.joint_rivals import RivalOptions, distil
 from tests.launching import launch
 from tw_env.policies import AskToken
 
@@ -24,3 +26,10 @@ def test_two_processes_train_and_the_main_one_writes(tmp_path: Path) -> None:
     assert AskToken.read(out / "model").kind
     assert (out / "checkpoint.pt").is_file()
     assert len(list((out / "tensorboard").iterdir())) == 1
+
+
+def test_a_rival_may_be_taken_as_it_is_if_it_is_named(tmp_path: Path) -> None:
+    options = RivalOptions(tmp_path, updates=0, student=str(tmp_path / "student"), seconds=3.0)
+    assert distil(options) == (tmp_path / "student", 3.0)
+    with pytest.raises(ValueError, match="Expected --student with --updates 0, got none"):
+        distil(replace(options, student=None))
