@@ -49,10 +49,14 @@ class JointConfig:
     no token loss then."""
     write_alone: bool = False
     """Weight each text by the probability that nobody is asked, so that what is verified anyway takes no capacity."""
-    limits: tuple[float, ...] = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
-    """Limits that are trained on, in calls per token."""
+    limits: tuple[float, ...] = (
+        0.01, 0.02, 0.03, 0.05, 0.06, 0.07, 0.09, 0.1, 0.12, 0.14, 0.15, 0.18, 0.2, 0.24, 0.28, 0.3,
+    )  # fmt: skip
+    """Limits that are trained on, in calls per token; every digit stands in one."""
     extremes: float = 0.05
     """Chance of the rule "never", and again of one without limit."""
+    misread: float = 0.15
+    """Chance that some words of a rule are replaced by random ones, see `agents.joint.wording`."""
     alpha: float = 0.1
     """Entropy weight of the gate at the start, in units of the metric."""
     alpha_end: float = 0.05
@@ -103,8 +107,11 @@ class JointConfig:
             raise ValueError(
                 f"Expected to accumulate 1 to {most} parts, a text and an episode in each, got {self.accumulate}."
             )
-        if not 0 <= self.gold_share <= 1:
-            raise ValueError(f"Expected a share of gold texts between 0 and 1, got {self.gold_share}.")
+        if not 0 <= min(self.gold_share, self.misread) <= max(self.gold_share, self.misread) <= 1:
+            raise ValueError(
+                "Expected shares of gold texts and of misread rules between 0 and 1, got "
+                f"{self.gold_share} and {self.misread}."
+            )
         if not 0 < self.alpha_end <= self.alpha:
             raise ValueError(f"Expected 0 < alpha_end <= alpha, got {self.alpha_end} and {self.alpha}.")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from agents.joint.gate import any_ask
 from agents.joint.reading import Texts
-from agents.joint.wording import FREE, NEVER
+from agents.joint.wording import FREE
 from tw_env.actions import Action
 
 LEAST_ALONE = 0.1  # least weight of a text that is verified anyway, if `write_alone` holds
@@ -22,18 +22,15 @@ def alone(log_odds: Tensor, texts: Texts) -> Tensor:
 def marked(nats: Tensor, of_step: Tensor, limits: Tensor, action: Action) -> Tensor:
     """(steps,) 1 where behaviour cloning asks: where the student finds the teacher's token most surprising.
 
-    So many places as each text's rule allows, of all places that share its limit; for `VERIFY` a text counts as marked
-    at its most surprising place.
+    So large a share of the places as each text's rule allows, by their rank among all places of all texts; for `VERIFY`
+    no more places than there are texts, unless there is no limit.
+
+    Args:
+        nats: (steps,) of the teacher's tokens. of_step: (steps,) index of the text of each. limits: (texts,).
     """
-    marks = torch.zeros_like(nats)
-    for limit in limits.unique():
-        at = (limits[of_step] == limit).nonzero()[:, 0]
-        if limit <= NEVER:
-            continue
-        if action == Action.VERIFY and limit < FREE:
-            texts = len(of_step[at].unique())
-            wanted = min(round(float(limit) * len(at)), texts)
-        else:
-            wanted = round(min(float(limit), 1.0) * len(at))
-        marks[at[nats[at].topk(min(wanted, len(at))).indices]] = 1.0
-    return marks
+    rank = torch.empty_like(nats)
+    rank[nats.argsort(descending=True)] = torch.arange(len(nats)).to(nats)
+    limit = limits[of_step]
+    if action == Action.VERIFY:
+        limit = torch.where(limit < FREE, limit.clamp(max=len(of_step.unique()) / len(nats)), limit)
+    return (rank + 0.5 < limit * len(nats)).to(nats)

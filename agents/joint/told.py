@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.joint.config import JointConfig, JointData
 from agents.joint.parallel import Precision
-from agents.joint.reading import Texts, all_states, scores
+from agents.joint.reading import Ids, Texts, all_states, scores
 from agents.joint.student import ask_log_odds
 from agents.joint.wording import Wording
 from tw_env.decoding.reading import RuleReader
+
+
+def unwritten(tokenizer: PreTrainedTokenizerBase, first: int, texts: Iterable[Ids]) -> list[int]:
+    """Ids below `first` that are no special tokens and stand in none of the `texts`: words that only rules may use."""
+    return sorted(set(range(first)).difference(tokenizer.all_special_ids, *texts))
 
 
 class ToldStudent:
@@ -39,7 +44,10 @@ class ToldStudent:
         if not asks:
             raise ValueError("Expected a student with ask tokens, got one without: see agents.joint.student.")
         self.model, self.ask, self._data = model, int(asks[0]), data
-        self.wording = Wording(RuleReader(tokenizer), config.limits, config.extremes)
+        fillers = [] if config.misread == 0 else unwritten(tokenizer, self.ask, (*data.prompts, *data.stored))
+        self.wording = Wording(
+            RuleReader(tokenizer), config.limits, config.extremes, misread=config.misread, fillers=fillers
+        )
         self.precision = Precision(config.precision, model.device)
 
     def prompts(
@@ -47,7 +55,7 @@ class ToldStudent:
     ) -> tuple[NDArray[np.float64], list[tuple[int, ...]]]:
         """(n,) limits, and the `chosen` prompts behind a rule that says them."""
         limits, words = self.wording.draw(generator, len(chosen))
-        return limits, self.wording.before(words, [self._data.prompts[i] for i in chosen])
+        return limits, self.wording.before(generator, words, [self._data.prompts[i] for i in chosen])
 
     def scores(self, texts: Texts) -> Tensor:
         """(steps, vocabulary and ask tokens) logits where each token was written, in single precision."""

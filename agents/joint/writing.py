@@ -17,8 +17,16 @@ from agents.joint.reading import Texts
 from agents.joint.told import ToldStudent
 
 Numbers = dict[str, float]
+Marks = tuple[Tensor, Tensor]
+"""Steps of a part that the teacher wrote, and 1 for those where it shall be asked, 0 for the others."""
 PartLoss = Callable[[int], Tensor]
 """The loss of one part of this process's share of an update, with gradients."""
+
+
+def clone_nats(log_odds: Tensor, marks: Marks) -> Tensor:
+    """Mean cross-entropy of asking (steps,) against marks; 0 where there are none."""
+    at, asked = marks
+    return binary_nats(log_odds[at], asked, reduction="sum") / max(len(at), 1)
 
 
 class Writing:
@@ -47,21 +55,21 @@ class Writing:
         if config.write_alone and stage is Stage.PCL:
             weights = [alone(log_odds, part) for (_, log_odds), part in zip(seen, parts, strict=True)]
         shares = processes.shares([float(weight.sum()) for weight in weights])
-        steps = processes.shares([len(nats) for nats, _ in seen])
         every = torch.from_numpy(processes.joined(torch.cat([nats for nats, _ in seen]).cpu().numpy()))  # (steps,)
         numbers = {"nats": float(every.mean())} | self._count(every, gold[texts.of_step.numpy()])
-        marks = None
+        marks, places = None, [0.0] * len(parts)
         if stage is Stage.CLONE:
-            marks = self._marks(texts, limits, slices, every)
-            clones = [float(binary_nats(log_odds, m)) for (_, log_odds), m in zip(seen, marks, strict=True)]
-            numbers["clone"] = processes.mean(steps, clones)
+            marks = self._marks(texts, ~gold, limits, slices, every)
+            places = processes.shares([len(at) for at, _ in marks])
+            clones = [float(clone_nats(log_odds, m)) for (_, log_odds), m in zip(seen, marks, strict=True)]
+            numbers["clone"] = processes.mean(places, clones)
         write_weight = 0.0 if config.holds(stage) else config.write_weight
 
         def loss(part: int) -> Tensor:
             nats, log_odds = passes(part)
             weight = weights[part]
             writing = shares[part] * (write_weight * (weight * nats).sum() / weight.sum())
-            return writing if marks is None else writing + steps[part] * binary_nats(log_odds, marks[part])
+            return writing if marks is None else writing + places[part] * clone_nats(log_odds, marks[part])
 
         return loss, numbers
 
@@ -74,18 +82,31 @@ class Writing:
         limits, prompts = self._told.prompts(generator, chosen.tolist())
         gold = generator.random(len(chosen)) < config.gold_share
         if stage is Stage.CLONE:
-            gold[:] = False  # the marks are the teacher's
+            gold[0] = False  # what asking is cloned from
         outputs = [
             data.gold[i][int(generator.integers(len(data.gold[i])))] if right else data.stored[i]
             for i, right in zip(chosen.tolist(), gold.tolist(), strict=True)
         ]
         return limits, gold, Texts(prompts, outputs)
 
-    def _marks(self, texts: Texts, limits: NDArray[np.float64], slices: list[slice], nats: Tensor) -> list[Tensor]:
-        """(steps,) of each part, see `marked`: the most surprising places among the texts of all processes."""
-        marks = marked(nats, texts.of_step, torch.from_numpy(limits).to(nats), self._config.action)
-        starts, device = texts.starts.tolist(), self._told.model.device
-        return [marks[starts[part.start] : starts[part.stop]].to(device) for part in slices]
+    def _marks(
+        self,
+        texts: Texts,
+        theirs: NDArray[np.bool_],
+        limits: NDArray[np.float64],
+        slices: list[slice],
+        nats: Tensor,
+    ) -> list[Marks]:
+        """Of each part, see `marked`: the most surprising places among the teacher's texts of all processes."""
+        of_step, device = texts.of_step, self._told.model.device
+        at = torch.from_numpy(theirs)[of_step].nonzero()[:, 0]
+        marks = marked(nats[at], of_step[at], torch.from_numpy(limits).to(nats), self._config.action)
+        found = []
+        for part in slices:
+            first, last = int(texts.starts[part.start]), int(texts.starts[part.stop])
+            mine = (at >= first) & (at < last)
+            found.append(((at[mine] - first).to(device), marks[mine].to(device)))
+        return found
 
     def _count(self, nats: Tensor, gold: NDArray[np.bool_]) -> Numbers:
         """Mean nats of the gold and of the teacher's tokens, from (steps,) nats and whose each is."""

@@ -37,8 +37,12 @@ class RuleReader:
 
     def before(self, words: str, prompt: Sequence[int]) -> tuple[int, ...]:
         """The student's prompt: the rule's ids, then those of `prompt` without its start token."""
+        return self.join(self.ids(words), prompt)
+
+    def join(self, rule: Sequence[int], prompt: Sequence[int]) -> tuple[int, ...]:
+        """A rule's ids, then those of `prompt` without its start token."""
         start = self._tokenizer.bos_token_id
-        return (*self.ids(words), *(prompt[1:] if start is not None and prompt[0] == start else prompt))
+        return (*rule, *(prompt[1:] if start is not None and prompt[0] == start else prompt))
 
     def _read(self, words: str) -> tuple[int, ...]:
         text = " ".join(words.lower().split()).rstrip(". ")

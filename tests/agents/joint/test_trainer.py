@@ -77,7 +77,7 @@ def data() -> JointData:
 
 def calls_under(joint: Joint, model: PreTrainedModel, words: str, call: Action) -> float:
     """Calls an output that the gate expects when it reads this rule."""
-    prompts = joint.told.wording.before([words] * WORDS, data().prompts)
+    prompts = joint.told.wording.before(np.random.default_rng(0), [words] * WORDS, data().prompts)
     drafts = write_drafts(joint._writer, prompts, data().stored, np.arange(WORDS), data().quality, (END,))
     joint.student.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -90,7 +90,7 @@ def calls_under(joint: Joint, model: PreTrainedModel, words: str, call: Action) 
 def test_rules_in_words_are_learnt(kind: str, call: Any) -> None:
     config = replace(
         SHORT, call=call, start=0, clone=0, pcl=80, episodes=16, texts=4, extremes=0.5, learning_rate=1e-2,
-        write_weight=0.1, alpha=0.1, alpha_end=0.05,
+        write_weight=0.1, alpha=0.1, alpha_end=0.05, misread=0.0,
     )  # fmt: skip
     if kind == "t5":  # its embeddings are large, its logits are scaled
         config = replace(config, pcl=50, embedding_rate=30.0)
@@ -149,10 +149,16 @@ def test_the_first_row_asks_near_the_wanted_rate() -> None:
 def test_marks_are_as_many_as_the_rule_allows() -> None:
     nats = torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3, 0.1, 5.0, 0.2, 0.1, 0.4])
     of_step = torch.tensor([0] * 5 + [1] * 5)
-    limits = torch.tensor([0.2, 0.2])
-    assert marked(nats, of_step, limits, Action.ASK).nonzero()[:, 0].tolist() == [1, 6]
-    assert marked(nats, of_step, torch.tensor([0.0, 0.4]), Action.ASK).nonzero()[:, 0].tolist() == [6, 9]
-    assert marked(nats, of_step, torch.tensor([float("inf"), 0.0]), Action.ASK).sum() == 5
+
+    def places(*limits: float, action: Action = Action.ASK) -> list[int]:
+        return marked(nats, of_step, torch.tensor(limits), action).nonzero()[:, 0].tolist()
+
+    assert places(0.2, 0.2) == [1, 6]
+    assert places(0.0, 0.4) == [6, 9]  # of the four most surprising places of all
+    assert places(0.1, 0.4) == [6, 9]
+    assert places(float("inf"), 0.0) == [0, 1, 2, 3, 4]
+    assert places(0.4, 0.4, action=Action.VERIFY) == [1, 6]  # no more than there are texts
+    assert places(float("inf"), 0.0, action=Action.VERIFY) == [0, 1, 2, 3, 4]
 
 
 def test_held_out_phrasings_are_never_trained_on() -> None:
@@ -164,7 +170,43 @@ def test_held_out_phrasings_are_never_trained_on() -> None:
     assert fixed
     assert not set(fixed) & set(words)
     unknown = tokenizer().unk_token_id
-    assert all(unknown not in ids for ids in wording.before(sorted(set(words)), data().prompts[:1] * len(set(words))))
+    said = sorted(set(words))
+    read = wording.before(np.random.default_rng(0), said, data().prompts[:1] * len(said))
+    assert all(unknown not in ids for ids in read)
+
+
+def test_misread_rules_differ_in_words_that_only_rules_have() -> None:
+    config = replace(SHORT, misread=0.5)
+    told = Joint(*student(), data(), config).told
+    sentence, reader = "ask the teacher for at most 5 % of the tokens", RuleReader(tokenizer())
+    rule, generator = reader.ids(sentence), np.random.default_rng(0)
+    words = [sentence] * 400
+    read = told.wording.before(generator, words, data().prompts[:1] * 400)
+    assert {ids[len(rule) :] for ids in read} == {tuple(data().prompts[0][1:])}  # prompts stay
+    assert {ids[0] for ids in read} == {rule[0]}
+    changed = [[a != b for a, b in zip(ids, rule, strict=False)] for ids in read]
+    assert 0.4 < np.mean([any(one) for one in changed]) < 0.6
+    assert 0.25 < np.mean([np.mean(one[1:]) for one in changed if any(one)]) < 0.42
+    written = {token for text in (*data().prompts, *data().stored) for token in text}
+    drawn = {ids[i] for ids, one in zip(read, changed, strict=True) for i, other in enumerate(one) if other}
+    assert len(drawn) > 100
+    assert not drawn & written
+    assert not drawn & set(tokenizer().all_special_ids)
+
+
+def test_asking_is_cloned_from_the_teachers_texts_alone() -> None:
+    config = replace(SHORT, start=0, texts=16, gold_share=0.5, misread=0.0, write_weight=0.0)
+    joint = Joint(*student(), data(), config)
+    joint._begin()
+    write, numbers = joint._writing.loss(np.random.default_rng(0), Stage.CLONE)
+    write(0).backward()
+    limits, gold, texts = joint._writing._texts(np.random.default_rng(0), Stage.CLONE)
+    assert 2 < gold.sum() < 14
+    nats, log_odds = joint.told.nats(texts)
+    theirs = ~torch.from_numpy(gold)[texts.of_step]
+    marks = marked(nats[theirs], texts.of_step[theirs], torch.from_numpy(limits).to(nats), config.action)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(log_odds[theirs], marks)
+    assert numbers["clone"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_bad_settings_are_refused() -> None:
