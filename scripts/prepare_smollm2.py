@@ -12,8 +12,9 @@ from transformers.utils import logging as transformers_logging
 from agents.joint.distillation import DistillationConfig
 from agents.joint.objective import Loss
 from agents.supervised import SupervisedConfig
+from scripts.layers import kept_layers
 from scripts.smollm2_card import write_cards
-from scripts.smollm2_pair import MODEL, distil, fine_tune, kept_layers, read_model, twice
+from scripts.smollm2_pair import MODEL, distil, fine_tune, read_model, twice
 from scripts.smollm2_source import base_model
 from tw_env.decoding.loading import resolve_device
 from tw_env.tasks.summarize import Summarize

@@ -88,7 +88,13 @@ def log_expm1(nats: Tensor) -> Tensor:
 
 
 def choices_of(
-    drafts: Drafts, log_odds: Tensor, prices: FloatArray, limits: FloatArray, call: Action, alpha: float
+    drafts: Drafts,
+    log_odds: Tensor,
+    prices: FloatArray,
+    limits: FloatArray,
+    call: Action,
+    alpha: float,
+    hard: bool = False,
 ) -> tuple[Choices, Played]:
     """The choices in all drafts, and what the gate's play comes to.
 
@@ -97,20 +103,21 @@ def choices_of(
         prices: (episodes,) lambda. limits: (episodes,) calls per token that the rule allows.
         call: `ASK` at any token, or `VERIFY` where the text would end.
         alpha: entropy weight of the gate.
+        hard: it calls wherever the log-odds of calling lie above 0, as in deterministic play, and nowhere else.
     """
     build = _asks if call == Action.ASK else _verifications
-    return build(drafts, log_odds, prices, limits, alpha)
+    return build(drafts, log_odds, prices, limits, alpha, hard)
 
 
 def _verifications(
-    drafts: Drafts, log_odds: Tensor, prices: FloatArray, limits: FloatArray, alpha: float
+    drafts: Drafts, log_odds: Tensor, prices: FloatArray, limits: FloatArray, alpha: float, hard: bool
 ) -> tuple[Choices, Played]:
     of_step, starts = drafts.texts.of_step.numpy(), drafts.texts.starts.numpy()
     places = np.arange(len(of_step)) - starts[of_step]
     pending = torch.from_numpy(np.flatnonzero(places >= drafts.first[of_step])).to(log_odds.device)
     of_draft = torch.from_numpy(of_step).to(log_odds.device)[pending]
     logit = any_ask(log_odds[pending], of_draft, len(drafts.episode))
-    ask = torch.sigmoid(logit.detach().double()).cpu().numpy()
+    ask = _probabilities(logit, hard)
     bonus = prices * limits  # what a written token adds to what is allowed
     chain, lengths = drafts.chain, drafts.lengths
     gain, reach = np.zeros(len(ask)), np.ones(len(ask))
@@ -134,13 +141,13 @@ def _verifications(
 
 
 def _asks(
-    drafts: Drafts, log_odds: Tensor, prices: FloatArray, limits: FloatArray, alpha: float
+    drafts: Drafts, log_odds: Tensor, prices: FloatArray, limits: FloatArray, alpha: float, hard: bool
 ) -> tuple[Choices, Played]:
     of_step, starts = drafts.texts.of_step.numpy(), drafts.texts.starts.numpy()
     place, episode = np.arange(len(of_step)) - starts[of_step], drafts.episode[of_step]
     fresh = place >= drafts.first[of_step]  # earlier places stand in an earlier draft
     behind = place > drafts.kept[of_step]  # something went wrong before: nothing is won by asking now
-    ask = torch.sigmoid(log_odds.detach().double()).cpu().numpy()
+    ask = _probabilities(log_odds, hard)
     wasted, undecided = np.zeros(len(drafts.episode)), np.zeros(len(drafts.episode))
     np.add.at(wasted, of_step[behind], ask[behind])
     np.add.at(undecided, of_step[behind], _entropy(ask[behind]))
@@ -178,6 +185,12 @@ def _reach_of_asks(drafts: Drafts, ask: FloatArray, of_step: NDArray[np.int64], 
         come[at] = come[at - 1] * at_mistake[at - 1]
     behind = place > drafts.kept[of_step]
     return come[of_step] * np.where(behind, 1 - at_mistake[of_step], 1.0)
+
+
+def _probabilities(log_odds: Tensor, hard: bool) -> FloatArray:
+    """(choices,) of calling."""
+    log_odds = log_odds.detach().double()
+    return ((log_odds > 0).double() if hard else torch.sigmoid(log_odds)).cpu().numpy()
 
 
 def _entropy(ask: FloatArray) -> FloatArray:

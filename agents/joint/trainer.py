@@ -195,7 +195,10 @@ class Joint:
         def choose(part: int) -> tuple[Choices, Played]:
             log_odds = self.told.log_odds(parts[part].texts)
             one = slices[part]
-            return choices_of(parts[part], log_odds, prices[one], spendable[one], config.action, alpha)
+            told = parts[part], log_odds, prices[one], spendable[one], config.action, alpha
+            choices, _ = choices_of(*told)
+            _, played = choices_of(*told, hard=True)  # prices answer to the play that is deployed
+            return choices, played
 
         def mean(choices: Choices) -> Tensor:
             if config.objective == "path_consistency":

@@ -13,6 +13,7 @@ from scripts import (
     assess,
     benchmark,
     debian_data,
+    deepen,
     demo,
     distill,
     evaluate,
@@ -29,7 +30,7 @@ from scripts import (
 OPTIONS = [
     *(pytest.param(script, script.Options, id=script.__name__)
       for script in (
-          ablate, assess, benchmark, demo, distill, evaluate, generate, joint, latency, report, speed, train
+          ablate, assess, benchmark, deepen, demo, distill, evaluate, generate, joint, latency, report, speed, train
       )),
     pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
     pytest.param(debian_data, debian_data.Debian, id="scripts.prepare-debian"),

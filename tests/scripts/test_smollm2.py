@@ -17,8 +17,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from scripts import smollm2_pair, smollm2_source
 from scripts.answers import answers
 from scripts.debian_data import Debian, build
+from scripts.layers import kept_layers, reduced
 from scripts.prepare_smollm2 import SmolLM2
-from scripts.smollm2_pair import kept_layers, read_model, reduced, twice
+from scripts.smollm2_pair import read_model, twice
 from scripts.smollm2_source import base_model, fetched, sha256_of, unpack
 from tests.archive import invented
 from tw_env.decoding.loading import load_pair

@@ -88,6 +88,31 @@ def test_sure_choices_come_to_what_the_game_pays(call: Action) -> None:
         assert choices.gain.shape == choices.reach.shape == choices.logit.shape
 
 
+@pytest.mark.parametrize("call", [Action.ASK, Action.VERIFY])
+def test_hard_play_is_that_of_a_deterministic_policy(call: Action) -> None:
+    drafts = chains()
+    steps, of_step = len(drafts.texts.tokens), drafts.texts.of_step.numpy()
+    places = np.arange(steps) - drafts.texts.starts.numpy()[of_step]
+    log_odds = 1.5 * torch.randn(steps, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    if call == Action.ASK:
+        log_odds[torch.from_numpy(places > drafts.kept[of_step])] = -1.0
+        asks = (log_odds > 0).numpy()
+    else:
+        log_odds -= 3.0
+        fresh = places >= drafts.first[of_step]
+        asks = np.zeros(steps, bool)
+        for draft in range(len(drafts.episode)):
+            at = np.flatnonzero((of_step == draft) & fresh)
+            asks[at[0]] = any_ask(log_odds[at], torch.zeros(len(at), dtype=torch.long), 1) > 0
+    prices, limits = np.full(COUNT, 0.1), np.full(COUNT, 0.2)
+    _, soft = choices_of(drafts, log_odds, prices, limits, call, 0.1)
+    _, hard = choices_of(drafts, log_odds, prices, limits, call, 0.1, hard=True)
+    results = np.array(played(call, decisions(drafts, asks, call)))
+    np.testing.assert_allclose(np.stack([hard.quality, hard.calls, hard.tokens], axis=1), results)
+    assert 0 < hard.calls.sum() < COUNT * 4
+    assert np.abs(soft.calls - hard.calls).max() > 0.1
+
+
 def decisions(drafts: Drafts, asks: np.ndarray, call: Action) -> list[list[int]]:
     """At which decisions each prompt calls: places of its text, or numbers of its drafts; up to a mistake only."""
     of_step, starts = drafts.texts.of_step.numpy(), drafts.texts.starts.numpy()
