@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.evaluation import FREE, play, play_ends
-from agents.learning_env import NEARLY, USUAL_GAP, learning_env
+from agents.evaluation import FREE, play
+from agents.learning_env import NEARLY, USUAL_GAP, learning_env, token_gap
 from tests.agents.small import PROMPTS
 from tests.letters import Letters, names_of, pair_of
 from tw_env.policies import teacher_alone
@@ -32,12 +32,11 @@ def task(factor: float) -> Scored:
 
 def gap(factor: float) -> float:
     env = learning_env(ID, 32, task=task(factor), **names_of(pair_of()))
-    ends = play_ends(env, ALL)
-    return float((ends.teacher - ends.student).mean())
+    return token_gap(env, ALL)
 
 
 @pytest.mark.parametrize(("aim", "scaled"), [(USUAL_GAP / 6, True), (USUAL_GAP / NEARLY * 1.1, False)])
-def test_both_ends_lie_as_far_apart_as_usual(aim: float, scaled: bool) -> None:
+def test_a_token_of_the_gap_is_worth_as_much_as_usual(aim: float, scaled: bool) -> None:
     factor = aim / gap(1.0)
     env = learning_env(ID, 32, task=task(factor), **names_of(pair_of()))
     assert env.game.spec.reward.quality == (pytest.approx(USUAL_GAP / aim) if scaled else 1.0)
