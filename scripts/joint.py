@@ -2,6 +2,8 @@
 
 python -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-ask --config.call ASK --rows results/pronounce-joint.json
+python -m scripts.joint --out runs/joint-whole --config.call ASK --config.objective whole --config.alpha 1 \
+    --config.alpha-end 1 --config.price 2 --config.price-step 0.05 --config.price-largest 10
 accelerate launch --num_processes 4 --mixed_precision bf16 -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-summarize --task summarize --config.embedding-rate 20
 python -m scripts.evaluate --policy runs/joint/model --student runs/joint/model --teacher tw_env/data/pronounce/teacher
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import tw_env
 from agents.checkpoint import drop_checkpoint
@@ -38,12 +40,14 @@ from scripts.answers import answers
 from scripts.command import run
 from scripts.joint_rules import judged_rules
 from scripts.rows import read_rows
-from tw_env.decoding.loading import Pair
+from tw_env.decoding.loading import Pair, register_model
 from tw_env.policies import AskToken
 from tw_env.settings import WORDED, Settings, encode_prompts, load_models, load_task
 from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.translate import language_pair
 from tw_env.vector_env import AssistedDecodingVectorEnv
+
+IN_TRAINING = "memory:joint-student"
 
 
 @dataclass
@@ -167,7 +171,8 @@ def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, Pr
         drop_checkpoint(options.out)
     processes.wait()
     teacher = Teacher(pair.teacher, pair.vocabulary) if options.teacher_log else None
-    joint = Joint(student, tokenizer, data, options.config, options.out, teacher)
+    played = sampled_game(options, student, tokenizer) if options.config.objective == "whole" else None
+    joint = Joint(student, tokenizer, data, options.config, options.out, teacher, played)
     started = time.process_time()
     with ExitStack() as stack:
         log = show(options, joint.update, stack) if processes.main else None
@@ -242,6 +247,19 @@ def original_game(options: Options, split: str) -> AssistedDecodingVectorEnv:
     return tw_env.make_vec(
         f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, teacher=teacher_of(options),
         student=original_of(options), actions="SELF/ASK", reward="quality", device=options.device,
+        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
+    )  # fmt: skip
+
+
+def sampled_game(
+    options: Options, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> AssistedDecodingVectorEnv:
+    """The game in sampling of a student in memory, on the policy split; its weights may change as it is played."""
+    register_model(IN_TRAINING, student, tokenizer)
+    task = load_task(settings_of(options, "policy"))
+    return tw_env.make_vec(
+        f"{tw_env.__name__}/Text-v0", options.config.episodes, task=task, student=IN_TRAINING,
+        teacher=teacher_of(options), actions="SELF/ASK", decoding="sampling", reward="kl", device=options.device,
         max_new_tokens=options.max_new_tokens or task.max_new_tokens,
     )  # fmt: skip
 

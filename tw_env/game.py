@@ -86,6 +86,7 @@ class Game:
         self._flat_writer, self._first_place = self.writer.reshape(-1), np.arange(rows) * texts.places
         self.steps = np.zeros(rows, np.int64)
         self.quality = np.zeros(rows)
+        self.written = np.zeros(rows, np.int64)  # the token that the last step wrote
         self.final: list[list[int]] = [[] for _ in range(rows)]  # tokens of the last finished text without its end
         self.ended = np.ones(rows, bool)
         self.dropped = np.zeros(rows, np.int64)  # tokens that the last step took back
@@ -173,6 +174,7 @@ class Game:
         terminated = self._ends[token]
         terminated |= place == self.cap - 1
         texts.write(token, ~terminated)
+        self.written = token
         cost, allowance = self.budget.charge(called, unread, texts.length - before)
         self.steps += 1
         truncated = self.steps >= self.spec.max_steps

@@ -63,10 +63,20 @@ class JointConfig:
     """At the end; falls linearly."""
     least_reach: float = 0.1
     """Least weight of a choice that the gate hardly comes to."""
-    objective: Literal["path_consistency", "expected_return"] = "path_consistency"
-    """Squared residuals, or the policy gradient on the same states."""
+    objective: Literal["path_consistency", "expected_return", "whole"] = "path_consistency"
+    """What `Stage.PCL` learns from: squared residuals of the gate along greedy drafts, for the task's metric; the
+    policy gradient on the same states; or the whole residual of tokens and calls along texts sampled in SELF/ASK, for
+    minus the divergence from the teacher (see `agents.joint.whole`). The last wants `call` ASK and entropy weights,
+    prices and steps in nats: alpha 1, price 2, price_step .05, price_largest 10."""
     gate_weight: float = 1.0
-    """Weight of the gate's loss."""
+    """Weight of the gate's loss; of the whole residual's, too."""
+    replay: int = 8
+    """Of the whole residual: updates whose walks are kept, one of which is learnt from again beside the fresh ones; 0
+    learns from fresh ones alone."""
+    value_lr: float = 1e-2
+    """Of the whole residual: Adam's step size for V."""
+    value_steps: int = 4
+    """Of the whole residual: gradient steps of V an update."""
     price: float = 0.2
     """Lambda at the start for a limit of .1 calls per token, in units of the metric per call; others go with the square
     root of 1 / limit."""
@@ -111,6 +121,11 @@ class JointConfig:
             raise ValueError(
                 "Expected shares of gold texts and of misread rules between 0 and 1, got "
                 f"{self.gold_share} and {self.misread}."
+            )
+        if self.objective == "whole" and (self.call != "ASK" or self.accumulate > 1):
+            raise ValueError(
+                "Expected call='ASK' and accumulate=1 for the whole residual, whose walks are those of SELF/ASK and "
+                f"are learnt from at once; got {self.call} and {self.accumulate}."
             )
         if not 0 < self.alpha_end <= self.alpha:
             raise ValueError(f"Expected 0 < alpha_end <= alpha, got {self.alpha_end} and {self.alpha}.")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -35,14 +36,17 @@ from agents.joint.sampling import Writer
 from agents.joint.student import start_asking
 from agents.joint.teacher import Teacher
 from agents.joint.told import ToldStudent
+from agents.joint.whole import WholePlay
 from agents.joint.wording import FREE, NEVER
 from agents.joint.writing import Numbers, PartLoss, Writing
 from agents.pcl.multiplier import Multiplier
 from agents.supervised import make_optimizers, rate_factor
 from tw_env.actions import Action
 from tw_env.decoding.reading import RULE_TOKENS, RuleReader
+from tw_env.vector_env import AssistedDecodingVectorEnv
 
 Log = Callable[[int, Numbers], object]
+FloatArray = NDArray[np.float64]
 FITTED = 1024  # texts on which the ask tokens' first rows are fitted
 
 
@@ -55,6 +59,7 @@ class Joint:
         folder: where the checkpoint lives; a run that finds one there goes on from it. None keeps none. The main
             process writes it, all read it; `accumulate` may change in between.
         teacher: scores a few own drafts now and then, for the log alone (`agents.joint.diagnostics`).
+        game: of this very student and its teacher, for the whole residual alone, see `agents.joint.whole.WholePlay`.
 
     Attributes:
         update: how many updates are done.
@@ -62,8 +67,8 @@ class Joint:
         multiplier: lambda for every limit.
 
     Raises:
-        ValueError: a student without ask tokens, a checkpoint of other settings in `folder`, or fewer texts or episodes
-            than parts of all processes.
+        ValueError: a student without ask tokens, a checkpoint of other settings in `folder`, fewer texts or episodes
+            than parts of all processes, or the whole residual without a game or with several processes.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Joint:
         config: JointConfig,
         folder: Path | None = None,
         teacher: Teacher | None = None,
+        game: AssistedDecodingVectorEnv | None = None,
     ) -> None:
         self.student, self.data, self.config, self.folder, self.teacher = student, data, config, folder, teacher
         self._processes = Processes(cpu=student.device.type == "cpu")
@@ -83,6 +89,11 @@ class Joint:
             read = rule_tokens(RuleReader(tokenizer), config.limits, (*data.prompts, *data.stored))
             self._held = Held(student, student.config.ask_token_ids, read)
         self._writing = Writing(self.told, data, config, self._processes)
+        self._whole = None
+        if config.objective == "whole":
+            if game is None or self._processes.count > 1:
+                raise ValueError("Expected a game and one process for the whole residual; its walks are not shared.")
+            self._whole = WholePlay(self.told, data, config, game)
         self._own_tokens = 0  # of the current update
         self._slices(config.texts)  # refuses too few
         rows = max(part.stop - part.start for part in self._slices(config.episodes))
@@ -146,7 +157,9 @@ class Joint:
         if stage is not Stage.START and not self.student.get_output_embeddings().weight[self.told.ask :].any():
             self._begin()
         write, numbers = self._writing.loss(generator, stage)
-        gate, told = self._play(generator) if stage is Stage.PCL else (None, {})
+        gate, told = None, Numbers()
+        if stage is Stage.PCL:
+            gate, told = self._play(generator) if self._whole is None else self._walk(self._whole, generator)
         losses = []
         for part in range(self.config.accumulate):
             loss = write(part)
@@ -190,7 +203,7 @@ class Joint:
         self._own_tokens = int(processes.total([int((part.lengths - part.first).sum()) for part in parts]))
         prices = self.prices(limits)
         alpha = config.alpha_at(self.update)
-        spendable = np.where(limits == FREE, 0.0, limits)
+        spendable = spendable_of(limits)
 
         def choose(part: int) -> tuple[Choices, Played]:
             log_odds = self.told.log_odds(parts[part].texts)
@@ -215,31 +228,44 @@ class Joint:
             for drafts, (_, played) in zip(parts, passes.seen, strict=True)
         ]
         quality, calls, tokens, own_quality = processes.joined(np.concatenate(rows)).T  # (episodes,) of all processes
-        bound = (limits > NEVER) & (limits < FREE)
-        violation = calls - spendable * tokens
-        self.multiplier.update(limits[bound], violation[bound])
         numbers = {
             "gate": processes.mean(shares, [float(mean(choices).detach()) for choices, _ in passes.seen]),
             "residual": processes.mean(counts, residuals) ** 0.5,
-            "quality": float(quality.mean()) / data.scale,
             "quality/alone": float(own_quality.mean()) / data.scale,
             "alpha": alpha,
-        }
-        if bound.any():
-            numbers["calls_per_token"] = float(calls[bound].sum() / tokens[bound].sum())
-        numbers |= diagnostics.ask_rates(limits, Played(quality, calls, tokens)) | self.multiplier.numbers()
+        } | self._charge(limits, Played(quality, calls, tokens))
         one = slices[0]
         read = [data.prompts[i] for i in chosen[one]]
         numbers |= self._look(parts[0], passes.seen[0][0], read, prices[one], spendable[one], alpha)
         return lambda part: shares[part] * mean(passes(part)[0]), numbers
+
+    def _walk(self, whole: WholePlay, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
+        """The whole residual's loss along sampled texts; moves the prices."""
+        alpha = self.config.alpha_at(self.update)
+        fresh, limits, played = whole.play(generator)
+        self._own_tokens = whole.own_tokens
+        walks = whole.with_recent(fresh, generator)
+        loss, numbers = whole.loss(walks, len(fresh), self.prices(walks.limits.double().numpy()), alpha)
+        numbers |= {"gate": float(loss.detach()), "alpha": alpha} | self._charge(limits, played)
+        return lambda part: loss, numbers
+
+    def _charge(self, limits: FloatArray, played: Played) -> Numbers:
+        """Move the prices by what play under these limits (episodes,) spent, and say what it came to."""
+        bound = (limits > NEVER) & (limits < FREE)
+        violation = played.calls - spendable_of(limits) * played.tokens
+        self.multiplier.update(limits[bound], violation[bound])
+        numbers = {"quality": float(played.quality.mean()) / self.data.scale}
+        if bound.any():
+            numbers["calls_per_token"] = float(played.calls[bound].sum() / played.tokens[bound].sum())
+        return numbers | diagnostics.ask_rates(limits, played) | self.multiplier.numbers()
 
     def _look(
         self,
         drafts: Drafts,
         choices: Choices,
         read: Sequence[Ids],
-        prices: np.ndarray,
-        spendable: np.ndarray,
+        prices: FloatArray,
+        spendable: FloatArray,
         alpha: float,
     ) -> Numbers:
         """What the log is told now and then of this process's first part; `read` are the prompts without rules."""
@@ -259,7 +285,7 @@ class Joint:
             numbers |= diagnostics.teacher_numbers(drafts, read, log_odds, logprobs, self.teacher)
         return numbers
 
-    def prices(self, limits: np.ndarray) -> np.ndarray:
+    def prices(self, limits: FloatArray) -> FloatArray:
         """(n,) lambda: the largest for "never", none without a limit."""
         inside = self.multiplier.of(np.clip(limits, 1e-6, 1.0))
         return np.where(limits == NEVER, self.config.price_largest, inside)
@@ -275,6 +301,7 @@ class Joint:
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "multiplier": self.multiplier.state(),
             "scaler": self.told.precision.state(),
+            "whole": {} if self._whole is None else self._whole.state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -284,3 +311,10 @@ class Joint:
             optimizer.load_state_dict(saved)
         self.multiplier.restore(state["multiplier"])
         self.told.precision.restore(state["scaler"])
+        if self._whole is not None:
+            self._whole.restore(state["whole"])
+
+
+def spendable_of(limits: FloatArray) -> FloatArray:
+    """(n,) calls that a written token allows: none is counted where there is no limit, and none costs anything."""
+    return np.where(limits == FREE, 0.0, limits)
