@@ -17,6 +17,7 @@ from tw_env.rules import Constraint, Quantity, paraphrases
 
 MODEL = "model"  # folder of student, tokenizer and policy in that of a run
 ROUNDS = 12  # halvings of the interval around the cut
+TOLD = 4  # rules that each prompt is told for it
 SPAN = 12.0  # nats; the cut lies between -SPAN and SPAN
 
 
@@ -52,12 +53,17 @@ def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence
     It is one number for all rules, so that what tells rules apart is what the student read.
 
     Args:
-        env: an `AssistedDecodingVectorEnv` with the trained student. prompts: that nothing was trained on.
+        env: an `AssistedDecodingVectorEnv` with the trained student. prompts: that nothing was trained on; each is told
+            `TOLD` of the rules, all of them equally often.
     """
     rules = [told(limit) for limit in limits]
-    every = np.tile(np.asarray(prompts, np.int64), len(rules))
-    constraints = np.repeat(np.array([rule.constraint for rule in rules], object), len(prompts))
-    words = [one for place, rule in enumerate(rules) for one in rule.words(len(prompts), seed + place)]
+    times = min(TOLD, len(rules))
+    every = np.tile(np.asarray(prompts, np.int64), times)
+    another = len(rules) // times
+    which = np.concatenate([(np.arange(len(prompts)) + time * another) % len(rules) for time in range(times)])
+    constraints = np.array([rules[rule].constraint for rule in which], object)
+    choice = np.random.default_rng(seed)
+    words = [rules[rule].sentences[int(choice.integers(len(rules[rule].sentences)))] for rule in which]
     low, high = -SPAN, SPAN
     for _ in range(ROUNDS):
         middle = (low + high) / 2
