@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from agents.supervised import SupervisedConfig, Trainer, collate, target_loss
+from scripts.export import export
 from scripts.pronounce_data import rule_words
 from tw_env.tasks.pronounce import MAX_NEW_TOKENS, Pronounce
 
@@ -120,12 +121,6 @@ def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: P
         "phone_error": edits / length,
         "nats_per_token": nats / tokens,
     }
-
-
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the weights in half precision, the configuration and the tokenizer."""
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def train(

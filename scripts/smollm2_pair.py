@@ -19,6 +19,7 @@ from agents.joint.sampling import Writer
 from agents.joint.teacher import ScoredTexts, Teacher, joined
 from agents.supervised import SupervisedConfig, Targets, Trainer
 from scripts.answers import answers
+from scripts.export import export
 from scripts.layers import reduced
 from scripts.smollm2_source import sha256_of
 from tw_env.decoding.checks import end_tokens_of, shared_vocabulary
@@ -193,8 +194,7 @@ def close(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int, prompts: int, spent: Spent
 ) -> None:
     """Write weights in half precision, tokenizer and what the training took; the checkpoint is needed no longer."""
-    model.half().save_pretrained(folder / MODEL)
-    tokenizer.save_pretrained(folder / MODEL)
+    export(model, tokenizer, folder / MODEL)
     took = {"steps": steps, "prompts": prompts, "cpu_minutes": round(spent.save() / 60, 1)}
     (folder / TOOK).write_text(json.dumps(took), encoding="utf-8")
     (folder / FILE).unlink(missing_ok=True)

