@@ -10,14 +10,16 @@ from transformers import AutoTokenizer
 
 from agents.joint.config import JointConfig
 from agents.joint.sampling import Writer
+from agents.joint.wording import FREE, NEVER
 from scripts.joint import Options, main, original_of, settings_of, teacher_of
-from scripts.joint_rules import AMBIGUOUS, OPEN, readable
+from scripts.joint_rules import AMBIGUOUS, HELD_BACK_LIMITS, JUDGED, OPEN, judged_rules, readable
 from scripts.latency import Options as LatencyOptions
 from scripts.latency import main as measure_latency
 from tests.agents.small import PROMPTS as WORDS
 from tests.asking import POSITIONS
 from tests.families import source_pair
 from tests.letters import names_of
+from tw_env.rules import Constraint, Quantity, paraphrases
 from tw_env.tasks import pronounce
 from tw_env.tasks.shipped import shipped_pair
 
@@ -88,6 +90,25 @@ def test_open_wordings_are_judged_where_every_word_is_known() -> None:
         "roughly every twentieth token may come from your teacher"
     ]
     assert readable("never ask the teacher", whole)
+
+
+def test_nothing_that_is_held_back_is_trained_on() -> None:
+    limits = JointConfig().limits
+    assert not set(HELD_BACK_LIMITS) & set(limits)
+    assert set(JUDGED) <= set(limits)
+    assert max(HELD_BACK_LIMITS) > max(limits), "one lies beyond the trained range"
+    read = {
+        sentence
+        for limit in (*limits, NEVER, FREE)
+        for sentence in paraphrases(Constraint(Quantity.CALLS_PER_TOKEN, limit), held_out=False)
+    }
+    kinds: dict[str, set[str]] = {}
+    for rule in judged_rules(AutoTokenizer.from_pretrained(shipped_pair("summarize").student)):
+        kinds.setdefault(rule.name, set()).update(rule.sentences)
+    assert kinds.pop("trained") <= read
+    assert set(kinds) == {"held-out phrasing", "held-out limit", "ambiguous", "open"}
+    for name, sentences in kinds.items():
+        assert not sentences & read, name
 
 
 def test_the_original_is_where_the_gap_begins() -> None:
