@@ -40,7 +40,7 @@ class Options:
     policy: tuple[str, ...]
     """Folders of saved policies, or names of shipped ones."""
     rule: tuple[str, ...] = ("ask the teacher for at most 10% of the tokens",)
-    """Rules in words."""
+    """Rules in words. A student that asks by itself takes those on what it was trained on: shares of the tokens."""
     task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
     """Which task."""
     split: str = "test"
@@ -125,6 +125,8 @@ def evaluate(options: Options) -> list[Row]:
             env = environment(options, policy)
             for rule in options.rule:
                 env.game.budget.check(parse(rule))  # nor can time and money be limited that aren't measured
+                if isinstance(policy, policies.AskToken) and env.pair.reads_rules:
+                    policy.check_told(parse(rule))
             prompts = np.arange(len(env.task.prompts))
             ends = play_ends(env.env, prompts) if ends is None else ends
             for rule in options.rule:

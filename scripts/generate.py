@@ -45,9 +45,10 @@ class Options:
     """A run, a saved policy's folder, a shipped one's name, student, teacher, speculative, speculative-K, or a student
     with an ask token of its own; None takes the gate that ships for the task."""
     rule: str = DEFAULT_RULE
-    """A rule in words; it binds the average over all texts."""
+    """A rule in words; it binds the average over all texts. A student that asks by itself takes those on what it was
+    trained on: shares of the tokens."""
     words: str | None = None
-    """What a student that reads rules is told instead of the rule; any words."""
+    """What a student that reads rules is told instead of the rule, which then only keeps the account; any words."""
     prompt: tuple[str, ...] = ()
     """Prompts."""
     prompts_file: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,10 @@ def test_the_ask_token_asks_as_often_as_it_says(tmp_path: Any) -> None:
     assert rate == pytest.approx(expected, abs=0.01)
     policy.save(tmp_path)
     again = policies.load(tmp_path)
+    record = json.loads((tmp_path / "policy.json").read_text())
+    assert again.quantities == tuple(record.pop("quantities")) == ("calls_per_token",)
+    (tmp_path / "policy.json").write_text(json.dumps(record))
+    assert policies.load(tmp_path).quantities == ("calls_per_token",), "what all students were trained on before"
     chosen = again.predict(observations, deterministic=True)[0]
     assert np.array_equal(chosen == 2, feature(env, observations, "ask") > 0)
 

@@ -330,6 +330,24 @@ def test_a_student_that_reads_rules_is_told_the_sentence_and_asks_by_itself() ->
     assert texts_of(write(pair, prompts, policy=None)) == texts, "without other words, those of the rule"
 
 
+def test_a_student_is_told_no_rule_of_a_kind_that_it_never_read() -> None:
+    pair = asking_pair(0.7)
+    asked = {"policy": None, "latency": TABLE, "prices": {"call": 1.0}}
+    for rule, quantity in (("at most 2 calls", "calls"), ("at most 50 ms", "latency_ms"), ("at most 2 cents", "price")):
+        with pytest.raises(ValueError, match=rf"rule on calls_per_token, which .* read; got one on {quantity}: "):
+            write(pair, rule=rule, **asked)
+    with pytest.raises(ValueError, match="as words="):
+        write(pair, rule=[*[RULE] * (len(PROMPTS) - 1), "at most 2 calls"], **asked)
+    forced = write(pair, rule="at most 2 calls", words="at most 2 calls", **asked)
+    assert forced.allowed.tolist() == [2.0] * len(PROMPTS), "the rule keeps the account"
+    assert write(pair, rule="at most 0 calls", **asked).calls.sum() == 0
+    assert write(pair, rule=Constraint(Quantity.CALLS, np.inf), **asked).calls.sum() > 0
+    env = Watched(1, **names_of(pair), task=Letters(max_new_tokens=CAP), actions="SELF/ASK")
+    policy = AskToken(env.layout, env.game.spec.actions, quantities=tuple(Quantity))
+    assert texts_of(write(pair, rule="at most 2 calls", policy=policy))
+    assert write(pair, rule="at most 2 calls").calls.max() > 0, "drafts that are verified read no rule"
+
+
 def test_the_policy_beside_the_students_weights_is_the_default(tmp_path: Any) -> None:
     pair = asking_pair()
     env = Watched(1, **names_of(pair), task=Letters(max_new_tokens=CAP), actions="SELF/ASK")

@@ -22,6 +22,7 @@ from tw_env.decoding.reading import rule_reader
 from tw_env.generate.options import cap_of, check_options, ends_of, pad_of
 from tw_env.generate.pairing import pair_of
 from tw_env.generate.playing import Terms, Written, find_policy, made_for, play, set_up
+from tw_env.policies import AskToken
 from tw_env.schedule import RuleLike, Starts, read_rules
 from tw_env.settings import DEFAULT_RULE
 
@@ -87,7 +88,9 @@ def assisted(
             `generate`; the model is the student.
         teacher: a model, or a folder or hub id, which is loaded once per process.
         rule: a sentence or a `Constraint`, one for all rows or one each.
-        words: sentences that a student which reads rules is told instead; they need not be rules.
+        words: sentences that a student which reads rules is told instead of the rule's; they need not be rules, and
+            nothing is asked of them. Without, a student that asks by itself is told no rule on a quantity that it
+            wasn't trained on (`tw_env.policies.AskToken.check_told`).
         policy: a policy or its folder, the name of a shipped one, "student", "teacher", "speculative",
             "speculative-K", "ask-token"; None for the one saved beside the student's weights, else its own ask token.
         deterministic: take the policy's likeliest actions or its calibrated cut, instead of drawing actions.
@@ -104,8 +107,8 @@ def assisted(
         (rows, prompt + new) token ids, or `Assisted` with `return_dict_in_generate=True`.
 
     Raises:
-        ValueError: options that can't be followed, a rule that can't be read or measured, a pair, policy, cap or prompt
-            that doesn't fit.
+        ValueError: options that can't be followed, a rule that can't be read or measured or that the student wasn't
+            trained to read, a pair, policy, cap or prompt that doesn't fit.
         FileNotFoundError, TypeError: no such policy.
     """
     outside = _given_to_generate("streamer", "assistant_model")
@@ -134,6 +137,9 @@ def assisted(
         end_tokens=ends,
     )
     game, player = set_up(pair, chosen, starts, terms)
+    if words is None and pair.reads_rules and isinstance(player, AskToken):
+        for one in starts.rules:
+            player.check_told(one)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     if streamer is not None and not prompt_told:
         streamer.put(input_ids.cpu())

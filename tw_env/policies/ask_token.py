@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from tw_env.actions import Action
 from tw_env.observations import Layout
 from tw_env.policies.cuts import ALWAYS, CutTable
 from tw_env.policies.policy import FloatArray, IntArray, Observations, Policy, frame
+from tw_env.rules import Constraint, Quantity
+
+TAUGHT = (Quantity.CALLS_PER_TOKEN,)  # what the rules of joint training limit
 
 
 class AskToken(Policy):
@@ -24,6 +29,7 @@ class AskToken(Policy):
             student to read the rule; 0 calls where P(ask) > 1/2.
         at_end: call only where the text would end, so that one `VERIFY` settles all that was written: with the
             probability that the student asked at any of the pending tokens or there.
+        quantities: what the rules that the student was trained to read limit; see `check_told`.
 
     Raises:
         ValueError: observations without an ask token, or a call that the game doesn't have.
@@ -38,6 +44,7 @@ class AskToken(Policy):
         call: Action | None = None,
         cut: float | CutTable = 0.0,
         at_end: bool = False,
+        quantities: Sequence[Quantity] = TAUGHT,
     ) -> None:
         super().__init__(layout, actions)
         call = actions[-1] if call is None else call
@@ -49,8 +56,24 @@ class AskToken(Policy):
         if call not in actions or call == Action.SELF:
             names = ", ".join(action.name for action in actions[1:])
             raise ValueError(f"Expected a call out of this game's {names}, got {Action(call).name}.")
-        self.call, self.at_end = call, at_end
+        self.call, self.at_end, self.quantities = call, at_end, tuple(map(Quantity, quantities))
         self.cut = cut if isinstance(cut, CutTable) else CutTable(default=float(cut))
+
+    def check_told(self, rule: Constraint) -> None:
+        """Refuse a rule whose words this student never learnt to read: it would take them for some other rule.
+
+        Nothing is refused that no student can break: a limit of 0, which masks all calls, and no limit. The game itself
+        asks nothing of the words that it puts before a prompt; `tw_env.generate` and `scripts.evaluate` do.
+
+        Raises:
+            ValueError: a limit on a quantity that isn't among `quantities`.
+        """
+        if rule.quantity not in self.quantities and 0 < rule.limit < math.inf:
+            raise ValueError(
+                f"Expected a rule on {', '.join(self.quantities)}, which this student was trained to read; got one on "
+                f"{rule.quantity}: {str(rule)!r}. Word the rule by what it was trained on, or give the sentence as "
+                "words= (--words of scripts.generate): it is then read as it is, and the rule only keeps the account."
+            )
 
     def scores(self, observations: Observations) -> FloatArray:
         """(rows,) log-odds of calling; far below every cut where no call is allowed."""
@@ -72,8 +95,10 @@ class AskToken(Policy):
         return np.where(asks, self.actions.index(self.call), 0)
 
     def config(self) -> dict[str, Any]:
-        return {"call": self.call.name, "cut": self.cut.record(), "at_end": self.at_end}
+        quantities = list(self.quantities)
+        return {"call": self.call.name, "cut": self.cut.record(), "at_end": self.at_end, "quantities": quantities}
 
     @classmethod
     def restore(cls, record: dict[str, Any], folder: Path) -> AskToken:
-        return cls(*frame(record), Action[record["call"]], CutTable(**record["cut"]), record["at_end"])
+        quantities = record.get("quantities", TAUGHT)
+        return cls(*frame(record), Action[record["call"]], CutTable(**record["cut"]), record["at_end"], quantities)
