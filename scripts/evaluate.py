@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from agents.baselines.router_policy import RouterPolicy
 from agents.evaluation import Ends, Row, make_row, play, play_ends
 from agents.recording import Recorded
 from scripts.command import run
+from scripts.runs import TaskName, policy_folder, settled
 from tw_env import policies
 from tw_env.costs import Prices
 from tw_env.policies import Policy
@@ -38,11 +39,12 @@ class Options:
     """Evaluate saved policies."""
 
     policy: tuple[str, ...]
-    """Folders of saved policies, or names of shipped ones."""
+    """Folders of saved policies or of runs, or names of shipped ones. A run tells what --task, --student, --teacher,
+    --data, --metric and --template leave open."""
     rule: tuple[str, ...] = ("ask the teacher for at most 10% of the tokens",)
     """Rules in words. A student that asks by itself takes those on what it was trained on: shares of the tokens."""
-    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
-    """Which task."""
+    task: TaskName = "auto"
+    """Which task; auto takes the run's, or else pronounce."""
     split: str = "test"
     """Part of the data."""
     prompts: int | None = None
@@ -56,7 +58,7 @@ class Options:
     seed: int = 0
     """Seed of play."""
     student: str | None = None
-    """Folder or hub id of the student; None takes the pair that ships."""
+    """Folder or hub id of the student; None takes the run's, or the pair that ships."""
     teacher: str | None = None
     """Folder or hub id of the teacher."""
     data: str | None = None
@@ -80,19 +82,25 @@ class Options:
 
 
 def read_policy(name: str) -> Policy:
-    """A saved or shipped policy, of whatever kind.
+    """A saved or shipped policy, of whatever kind; the folder of a run stands for the policy in it.
 
     Raises:
         FileNotFoundError, ValueError: see `tw_env.policies.load`.
     """
-    path = Path(name) / CONFIG
-    if path.is_file() and json.loads(path.read_text()).get("kind") == RouterPolicy.kind:  # not part of the package
-        return RouterPolicy.read(name)
-    return policies.load(name)
+    folder = policy_folder(name)
+    if folder is None:
+        return policies.load(name)
+    if json.loads((folder / CONFIG).read_text()).get("kind") == RouterPolicy.kind:  # not part of the package
+        return RouterPolicy.read(folder)
+    return policies.load(folder)
 
 
 def environment(options: Options, policy: Policy) -> Recorded:
-    """The game that the policy plays, with the observations that it was made for."""
+    """The game that the policy plays, with the observations that it was made for.
+
+    Args:
+        options: with a task, see `scripts.runs.settled`.
+    """
     layout, id_ = policy.layout, options.task.capitalize()
     settings: dict[str, Any] = {
         "actions": "/".join(action.name for action in policy.actions),
@@ -119,21 +127,24 @@ def evaluate(options: Options) -> list[Row]:
         parse(rule)  # a rule that can't be read is refused before anything is loaded
     loaded = [(name, read_policy(name)) for name in options.policy]
     rows: list[Row] = []
-    ends: Ends | None = None
+    known: dict[tuple[str | None, ...], Ends] = {}
     with tqdm(total=len(loaded) * len(options.rule), unit="rule", desc="held-out prompts") as bar:
         for name, policy in loaded:
-            env = environment(options, policy)
+            own = settled(options, name)
+            env = environment(own, policy)
             for rule in options.rule:
                 env.game.budget.check(parse(rule))  # nor can time and money be limited that aren't measured
                 if isinstance(policy, policies.AskToken) and env.pair.reads_rules:
                     policy.check_told(parse(rule))
             prompts = np.arange(len(env.task.prompts))
-            ends = play_ends(env.env, prompts) if ends is None else ends
+            asked = (env.pair.name, own.task, own.data, own.metric, own.template)
+            if asked not in known:
+                known[asked] = play_ends(env.env, prompts)
             for rule in options.rule:
                 played = play(env, policy, prompts, rule, options.seed, not options.sampled)
                 kind = "learned" if hasattr(policy, "network") else "heuristic"
-                rows.append(make_row(env, played, ends, rule, agent=name, kind=kind, seed=options.seed))
-                rows[-1]["corpus"] = corpus_scores(options.task, env.task, played.texts)
+                rows.append(make_row(env, played, known[asked], rule, agent=name, kind=kind, seed=options.seed))
+                rows[-1]["corpus"] = corpus_scores(own.task, env.task, played.texts)
                 bar.update(1)
     return rows
 
@@ -162,11 +173,12 @@ def main(options: Options) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = evaluate(options)
-    first = rows[0]
-    print(
-        f"{first['prompts']} prompts; quality of the student alone {first['student_quality']:.3f}, of the teacher "
-        f"alone {first['teacher_quality']:.3f}"
-    )
+    ends = {row["agent"]: (row["prompts"], row["student_quality"], row["teacher_quality"]) for row in rows}
+    for agent, (prompts, student, teacher) in ends.items() if len(set(ends.values())) > 1 else [*ends.items()][:1]:
+        whose = f"{agent}: " if len(set(ends.values())) > 1 else ""
+        print(
+            f"{whose}{prompts} prompts; quality of the student alone {student:.3f}, of the teacher alone {teacher:.3f}"
+        )
     table = lines(rows)
     widths = [max(len(cells[column]) for cells in table) for column in range(len(SHOWN))]
     for cells in table:

@@ -7,7 +7,6 @@ python -m scripts.generate --policy speculative-4 --prompts-file words.txt --rul
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,19 +21,17 @@ from transformers.generation.streamers import BaseStreamer
 
 from scripts.command import run
 from scripts.evaluate import read_policy
+from scripts.runs import TaskName, asking_folder, policy_folder, settled
 from tw_env import policies
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.prompts import encode
 from tw_env.generate import Assisted, assisted
-from tw_env.policies.policy import CONFIG
 from tw_env.render import legend, marked, wants_colour
 from tw_env.rules import Constraint, Quantity, parse
 from tw_env.settings import DEFAULT_RULE
 from tw_env.tasks import pronounce, summarize, translate
 from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.wording import fill, worded
-
-SETTINGS = "settings.json"  # of a run of scripts.train
 
 
 @dataclass
@@ -53,11 +50,12 @@ class Options:
     """Prompts."""
     prompts_file: Path | None = None
     """File with a prompt a line, after those of --prompt; - reads standard input."""
-    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
+    task: TaskName = "auto"
     """Whose pair writes, and how a prompt is put to it: pronounce spells a word (hello becomes h e l l o >), translate
-    (en-it) and summarize say what is wanted unless the pair has an encoder, text leaves it be."""
+    (en-it) and summarize say what is wanted unless the pair has an encoder, text leaves it be; auto takes the run's, or
+    else pronounce."""
     template: str | None = None
-    """What the models read, with {text} where a prompt goes; None leaves it to the task."""
+    """What the models read, with {text} where a prompt goes; None leaves it to the run, or else to the task."""
     chat: bool = False
     """Write each prompt as a user's turn in the tokenizer's chat template."""
     student: str | None = None
@@ -170,34 +168,24 @@ def gate_of(task: str) -> str:
 def players_of(options: Options) -> Players:
     """What `--policy`, `--student` and `--teacher` mean.
 
+    Args:
+        options: with a task, see `scripts.runs.settled`.
+
     Raises:
         FileNotFoundError, ValueError: see `tw_env.decoding.loading.load_pair` and `scripts.evaluate.read_policy`.
     """
     name = gate_of(options.task) if options.policy is None else options.policy
-    folder, student, teacher = Path(name), options.student, options.teacher
-    if (folder / SETTINGS).is_file():  # a run tells its pair
-        told = json.loads((folder / SETTINGS).read_text())
-        student, teacher = student or told.get("student"), teacher or told.get("teacher")
+    student, teacher = options.student, options.teacher
     policy: Any = name
-    homes = [home for home in (folder, folder / "policy", folder / "model") if (home / CONFIG).is_file()]
-    own = next((home for home in (folder, folder / "model") if asks(home)), None)
-    if homes:
-        policy = read_policy(str(homes[0]))
-    elif own is not None:
+    if policy_folder(name) is not None:
+        policy = read_policy(name)
+    elif asking_folder(name) is not None:
         policy = None
-    if own is not None:
-        student = student or str(own)
     shipped = student is None and teacher is None
     if student is None or teacher is None:
         ours = shipped_pair(options.task)
         student, teacher = student or str(ours.student), teacher or str(ours.teacher)
     return Players(load_pair(student, teacher, device=options.device), policy, shipped)
-
-
-def asks(folder: Path) -> bool:
-    """Whether a folder holds a student with an ask token of its own."""
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("ask_token_ids") is not None
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------
@@ -287,6 +275,7 @@ def main(options: Options) -> None:
     rule = parse(options.rule)  # what can't be read is refused before anything is loaded
     prompts = read_prompts(options)
     colour = wants_colour(sys.stdout) if options.color == "auto" else options.color == "always"
+    options = settled(options, options.policy)
     players = players_of(options)
     print(f"written by: {legend(colour)}\n")
     texts = []

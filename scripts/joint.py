@@ -6,7 +6,7 @@ python -m scripts.joint --out runs/joint-whole --config.call ASK --config.object
     --config.alpha-end 1 --config.price 2 --config.price-step 0.05 --config.price-largest 10
 accelerate launch --num_processes 4 --mixed_precision bf16 -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-summarize --task summarize --config.embedding-rate 20
-python -m scripts.evaluate --policy runs/joint/model --student runs/joint/model --teacher tw_env/data/pronounce/teacher
+python -m scripts.evaluate --policy runs/joint
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from scripts.answers import answers
 from scripts.command import run
 from scripts.joint_rules import judged_rules
 from scripts.rows import read_rows
+from scripts.runs import record, write_settings
 from tw_env.decoding.loading import Pair, register_model
 from tw_env.policies import AskToken
 from tw_env.settings import WORDED, Settings, encode_prompts, load_models, load_task
@@ -55,7 +56,8 @@ class Options:
     """Train one student together with its asking."""
 
     out: Path
-    """Folder of the run: checkpoint, TensorBoard log, and, at the end, model/ (student, tokenizer and policy)."""
+    """Folder of the run: checkpoint, TensorBoard log, settings.json and, at the end, model/ (student, tokenizer and
+    policy)."""
     resume: bool = False
     """Go on from the last checkpoint, if there is one; the result is that of an uninterrupted run."""
     rows: Path | None = None
@@ -280,6 +282,8 @@ def main(options: Options) -> None:
         options = replace(options, device=processes.device)
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
+    if processes.main:
+        write_settings(options.out, record(options))
     pair = load_models(settings_of(options, "policy"))
     joint, tokenizer, training = train(options, pair, processes)
     processes.part()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,8 +22,8 @@ from agents.checkpoint import FILE
 from agents.learning_env import learning_env
 from agents.pcl.recipe import Recipe, train_pcl
 from scripts.command import run
+from scripts.runs import POLICY, SETTINGS, located, record, task_of, write_settings
 
-SETTINGS = "settings.json"
 OF_THE_GAME = (  # what a run can't change
     "env", "student", "teacher", "data", "metric", "template", "rows", "actions", "hidden", "limit", "max_new_tokens",
 )  # fmt: skip
@@ -79,11 +79,6 @@ def environment_arguments(options: Options) -> dict[str, Any]:
     return arguments
 
 
-def record(options: Options) -> dict[str, Any]:
-    """All settings as they stand in a file."""
-    return json.loads(json.dumps(asdict(options), default=str))
-
-
 def check_resumed(options: Options) -> None:
     """Refuse to go on with another game than the run began with; the agent's own settings stand in its checkpoint.
 
@@ -93,7 +88,7 @@ def check_resumed(options: Options) -> None:
     path = options.out / SETTINGS
     if not options.resume or not path.is_file():
         return
-    before, now = json.loads(path.read_text()), record(options)
+    before, now = located(json.loads(path.read_text())), record(options)
     for settings in (before, now):
         for name in SHOWN:
             settings[name] = settings["recipe"].get(name, 0)
@@ -108,14 +103,13 @@ def check_resumed(options: Options) -> None:
 
 def evaluation_of(options: Options) -> str:
     """The command that judges the trained policy on the pair and the task that it learned on."""
-    command = ["python", "-m", "scripts.evaluate", "--policy", str(options.out / "policy")]
+    command = ["python", "-m", "scripts.evaluate", "--policy", str(options.out / POLICY)]
     command += ["--rule", "ask for at most 10% of the tokens"]
     for name in ("student", "teacher", "data", "metric", "template"):
         if (value := getattr(options, name)) is not None:
             command += [f"--{name}", value]
-    task = options.env.partition("/")[2].partition("-v")[0].removesuffix("Verify").lower()
-    if task in ("text", "translate", "summarize"):
-        command += ["--task", task]
+    if (task := task_of(record(options))) not in (None, "pronounce"):
+        command += ["--task", str(task)]
     return shlex.join(command)
 
 
@@ -131,7 +125,7 @@ def main(options: Options) -> None:
     logged = log_path.read_text() if log_path.exists() else ""
     rounds = [json.loads(line) for line in logged[: logged.rfind("\n") + 1].splitlines()]  # a kill may tear the last
     env = learning_env(options.env, options.rows, **environment_arguments(options))
-    (options.out / SETTINGS).write_text(json.dumps(record(options), indent=2) + "\n")
+    write_settings(options.out, record(options))
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=options.recipe.pcl.iterations, desc="rounds", unit="round"))
         opened: list[tuple[SummaryWriter, TextIO]] = []
@@ -151,7 +145,7 @@ def main(options: Options) -> None:
             lines.flush()
 
         agent = train_pcl(env, options.recipe, options.out, options.resume, log, stage=bar.set_description)
-    agent.save(options.out / "policy")
+    agent.save(options.out / POLICY)
     print(f"policy written to {options.out / 'policy'}; evaluate it with")
     print(f"  {evaluation_of(options)}")
 

@@ -19,7 +19,7 @@ RULES = ("ask the teacher for at most 5% of the tokens", "no more than one call 
 
 @cache
 def game(name: str) -> tuple[Recorded, Ends]:
-    env = environment(Options((name,), prompts=len(WORDS), rows=256), policies.load(name))
+    env = environment(Options((name,), task="pronounce", prompts=len(WORDS), rows=256), policies.load(name))
     return env, play_ends(env.env, WORDS)
 
 

@@ -24,6 +24,7 @@ from scripts.generate import (
     spelled,
     write,
 )
+from scripts.runs import settled
 from tests.asking import asking_pair
 from tests.families import source_pair
 from tests.letters import Letters, Watched, names_of, pair_of
@@ -148,9 +149,10 @@ def saved_threshold(folder: Path) -> None:
 def test_a_run_tells_its_policy_its_pair_and_its_cap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved_threshold(tmp_path / "policy")
     (tmp_path / "settings.json").write_text(json.dumps(names_of(pair_of()) | {"env": "tw_env/Text-v0"}))
-    options = Options(
-        policy=str(tmp_path), task="text", device="cpu", prompt=("a b c", "b"), rule="as often as you like"
+    options = settled(
+        Options(policy=str(tmp_path), device="cpu", prompt=("a b c", "b"), rule="as often as you like"), tmp_path
     )
+    assert options.task == "text"
     players = players_of(options)
     assert players.pair is load_pair(*pair_of().name.split(" < "), device="cpu")
     assert not players.shipped
@@ -172,6 +174,7 @@ def test_a_student_that_asks_by_itself_is_a_run(tmp_path: Path) -> None:
         policy=str(tmp_path), teacher=str(tmp_path / "teacher"), task="text", prompt=("a b c", "b", "d"), device="cpu",
         words="a b", max_new_tokens=8,
     )  # fmt: skip
+    options = settled(options, options.policy)
     players = players_of(options)
     assert players.policy is None
     assert players.pair.reads_rules

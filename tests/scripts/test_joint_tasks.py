@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from agents.joint.config import JointConfig
 from agents.joint.sampling import Writer
 from agents.joint.wording import FREE, NEVER
+from scripts import evaluate, generate
 from scripts.joint import Options, main, original_of, settings_of, teacher_of
 from scripts.joint_rules import AMBIGUOUS, HELD_BACK_LIMITS, JUDGED, OPEN, judged_rules, readable
 from scripts.latency import Options as LatencyOptions
@@ -59,6 +60,21 @@ def test_an_encoder_decoder_is_trained_saved_and_judged(run_folder: Path) -> Non
     never = next(row for row in rows if row["limit"] == 0)
     assert never["rule"].startswith("never")
     assert never["calls_per_token"] == 0
+
+
+def test_a_run_tells_task_and_pair(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = names_of(source_pair("t5", POSITIONS))
+    (row,) = evaluate.evaluate(evaluate.Options((str(run_folder / "run"),), prompts=8, rows=8, device="cpu"))
+    assert row["prompts"] == 8
+    assert list(row["corpus"]) == ["rouge1", "rouge2", "rougeL"], "the task of the run"
+    with pytest.raises(ValueError, match="which this student was trained to read; got one on calls"):
+        evaluate.evaluate(
+            evaluate.Options((str(run_folder / "run" / "model"),), ("at most 2 calls",), prompts=8, device="cpu")
+        )
+    generate.main(generate.Options(policy=str(run_folder / "run"), prompt=("a b c",), device="cpu"))
+    assert "calls per token" in capsys.readouterr().out
+    kept = json.loads((run_folder / "run" / "settings.json").read_text())
+    assert (kept["task"], kept["metric"], kept["teacher"]) == ("summarize", "edit", names["teacher"])
 
 
 def test_its_latency_is_measured_beside_the_others(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
