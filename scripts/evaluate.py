@@ -21,6 +21,7 @@ from agents.evaluation import Ends, Row, make_row, play, play_ends
 from agents.recording import Recorded
 from scripts.command import run
 from scripts.runs import TaskName, policy_folder, settled
+from scripts.time_tables import time_table
 from tw_env import policies
 from tw_env.costs import Prices
 from tw_env.policies import Policy
@@ -68,7 +69,8 @@ class Options:
     template: str | None = None
     """What models read, with {text} where the text goes; None leaves the wording to the task."""
     latency: str | None = None
-    """JSON file with a latency table, for rules on time; None takes the table of the pair that ships, if it plays."""
+    """JSON file with a latency table, by which time is modelled; None takes that of the pair that ships, if it plays,
+    or a student with the layers of its student, such as scripts.joint trains from it."""
     prices: tuple[float, float, float] | None = None
     """What the teacher costs per call, per token that it reads and per token that it writes, for rules on money."""
     out: Path | None = None
@@ -108,9 +110,12 @@ def environment(options: Options, policy: Policy) -> Recorded:
         "top_k": layout["top_logprobs"].stop - layout["top_logprobs"].start,
         "max_new_tokens": layout.cap,
     }
-    for name in ("student", "teacher", "data", "metric", "template", "latency"):
+    for name in ("student", "teacher", "data", "metric", "template"):
         if (value := getattr(options, name)) is not None:
             settings[name] = value
+    table = time_table(options.task, options.student, options.teacher, options.latency)
+    if table is not None:
+        settings["latency"] = table.path
     if options.prices is not None:
         settings["prices"] = Prices(*options.prices)
     return Recorded(

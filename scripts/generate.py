@@ -22,6 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 from scripts.command import run
 from scripts.evaluate import read_policy
 from scripts.runs import TaskName, asking_folder, policy_folder, settled
+from scripts.time_tables import TimeTable, time_table
 from tw_env import policies
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.prompts import encode
@@ -75,9 +76,11 @@ class Options:
     stream: bool = False
     """Print each text while it is written, one after the other, as soon as its tokens are certain."""
     latency: str | None = None
-    """JSON file with a latency table; None takes the table of the pair that ships, if it plays."""
+    """JSON file with a latency table, by which time is modelled; None takes that of the pair that ships, if it plays,
+    or a student with the layers of its student, such as scripts.joint trains from it."""
     prices: tuple[float, float, float] | None = None
-    """What the teacher costs per call, per token that it reads and per token that it writes."""
+    """What the teacher costs per call, per token that it reads and per token that it writes, such as 0.01 1e-5 3e-5;
+    each text then says its price."""
     color: Literal["auto", "always", "never"] = "auto"
     """Colours or brackets by writer; auto colours on a terminal, unless NO_COLOR is set."""
     seed: int = 0
@@ -145,11 +148,11 @@ def padded(prompts: Sequence[Sequence[int]], filler: int) -> dict[str, Tensor]:
 
 @dataclass
 class Players:
-    """Two models, `shipped` or not, and the policy between them: an object, a name, or None for the student's own."""
+    """Two models, the policy between them (an object, a name, or None for the student's own), and what models time."""
 
     pair: Pair
     policy: Any
-    shipped: bool
+    table: TimeTable | None
 
 
 def gate_of(task: str) -> str:
@@ -181,11 +184,11 @@ def players_of(options: Options) -> Players:
         policy = read_policy(name)
     elif asking_folder(name) is not None:
         policy = None
-    shipped = student is None and teacher is None
+    table = time_table(options.task, student, teacher, options.latency)
     if student is None or teacher is None:
         ours = shipped_pair(options.task)
         student, teacher = student or str(ours.student), teacher or str(ours.teacher)
-    return Players(load_pair(student, teacher, device=options.device), policy, shipped)
+    return Players(load_pair(student, teacher, device=options.device), policy, table)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------
@@ -209,7 +212,7 @@ def write(options: Options, players: Players, prompts: Sequence[str], colour: bo
     """The texts in order, `rows` at a time, or one at a time where they stream."""
     pair, cap = players.pair, CAPS[options.task]
     cap = options.max_new_tokens or (players.policy.layout.cap if hasattr(players.policy, "layout") else cap)
-    latency = options.latency or (shipped_pair(options.task).latency if players.shipped else None)
+    latency = None if players.table is None else players.table.path
     prices = None if options.prices is None else dict(zip(("call", "read", "written"), options.prices, strict=True))
     encoded = encode(as_read(options, prompts, pair), pair, options.chat)
     filler = pair.end_tokens[0]
@@ -287,6 +290,8 @@ def main(options: Options) -> None:
     if len(texts) > 1:
         print(f"{len(texts)} texts: {account(texts)}")
     print(against(rule, texts))
+    if players.table is not None:
+        print(players.table.note)
 
 
 if __name__ == "__main__":

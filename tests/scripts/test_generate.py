@@ -71,10 +71,11 @@ def test_words_are_spelt_marked_and_accounted(capsys: pytest.CaptureFixture[str]
         assert " ms" in numbers, "the pair that ships brings its table"
         assert f"a price of {calls * 0.01:.4g}" in numbers
         sums = [sums[0] + calls, sums[1] + count]
-    totals, rule = last.split("\n")
+    totals, rule, note = last.split("\n")
     assert totals.startswith(f"3 texts: {sums[0]} calls, {sums[1]} tokens, {sums[0] / sums[1]:.3f} calls per token")
     assert totals.endswith(" a text")
     assert rule.startswith(f"rule '{RULE}': {sums[0] / 3:.4g} calls spent a text, {0.2 * sums[1] / 3:.4g} allowed")
+    assert note == "ms are modelled at batch 1, by the latency table of the shipped pair"
 
 
 def test_each_task_asks_in_its_own_words() -> None:
@@ -155,7 +156,7 @@ def test_a_run_tells_its_policy_its_pair_and_its_cap(tmp_path: Path, capsys: pyt
     assert options.task == "text"
     players = players_of(options)
     assert players.pair is load_pair(*pair_of().name.split(" < "), device="cpu")
-    assert not players.shipped
+    assert players.table is None
     texts = list(write(options, players, options.prompt, colour=False))
     assert [text.calls for text in texts] == [text.tokens for text in texts]
     assert max(text.tokens for text in texts) <= 8
