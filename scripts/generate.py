@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from scripts.command import run
@@ -26,7 +25,7 @@ from scripts.time_tables import TimeTable, time_table
 from tw_env import policies
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.prompts import encode
-from tw_env.generate import Assisted, assisted
+from tw_env.generate import Assisted, MarkedStreamer, assisted
 from tw_env.render import legend, marked, wants_colour
 from tw_env.rules import Constraint, Quantity, parse
 from tw_env.settings import DEFAULT_RULE
@@ -74,7 +73,8 @@ class Options:
     hard: bool = False
     """Mask calls that the rule can't afford."""
     stream: bool = False
-    """Print each text while it is written, one after the other, as soon as its tokens are certain."""
+    """Print each text while it is written, one after the other, marked by writer as without. A token appears once no
+    VERIFY can change it or its writer: as soon as it is written only where the policy never verifies."""
     latency: str | None = None
     """JSON file with a latency table, by which time is modelled; None takes that of the pair that ships, if it plays,
     or a student with the layers of its student, such as scripts.joint trains from it."""
@@ -225,7 +225,7 @@ def write(options: Options, players: Players, prompts: Sequence[str], colour: bo
         streamer: BaseStreamer | None = None
         if options.stream:
             print(prompts[first])
-            streamer = TextStreamer(pair.tokenizer, skip_prompt=True, skip_special_tokens=True)
+            streamer = MarkedStreamer(pair.tokenizer, colour)
         out: Assisted = pair.student.generate(
             **inputs, custom_generate=partial(assisted, tokenizer=pair.tokenizer, streamer=streamer),
             teacher=pair.teacher, policy=players.policy, rule=options.rule, words=options.words,
@@ -284,8 +284,8 @@ def main(options: Options) -> None:
     texts = []
     for text in write(options, players, prompts, colour):
         if not options.stream:
-            print(text.prompt)
-        print(f"{text.shown}\n    {account([text])}\n")
+            print(f"{text.prompt}\n{text.shown}")
+        print(f"    {account([text])}\n")
         texts.append(text)
     if len(texts) > 1:
         print(f"{len(texts)} texts: {account(texts)}")

@@ -41,15 +41,25 @@ def wants_colour(stream: TextIO) -> bool:
     return not os.environ.get("NO_COLOR") and stream.isatty()
 
 
+class Pieces:
+    """Turns a text's tokens, one after the other, into what each adds to it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._before = ""
+
+    def add(self, token: int) -> str:
+        """What the next token adds."""
+        self._tokens.append(token)
+        before, self._before = self._before, self._tokenizer.decode(self._tokens)
+        return self._before[len(before) :] if self._before.startswith(before) else self._tokenizer.decode([token])
+
+
 def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     """Each token as the text that it adds, so that joining the pieces gives the decoded whole."""
-    shown, before = [], ""
-    for end in range(1, len(tokens) + 1):
-        whole = tokenizer.decode(tokens[:end])
-        grown = whole.startswith(before)
-        shown.append(whole[len(before) :] if grown else tokenizer.decode(tokens[end - 1 : end]))
-        before = whole
-    return shown
+    text = Pieces(tokenizer)
+    return [text.add(token) for token in tokens]
 
 
 def marked(tokenizer: Any, tokens: Sequence[int], writers: Sequence[int], colour: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from functools import partial
 from threading import Thread
@@ -27,9 +28,10 @@ from tw_env.costs import CostModel
 from tw_env.decoding.accept import Accept
 from tw_env.decoding.conventions import conventions_of
 from tw_env.decoding.loading import Pair
-from tw_env.generate import Assisted, assisted
+from tw_env.generate import Assisted, MarkedStreamer, assisted
 from tw_env.generate.playing import Terms, find_policy, play, set_up
 from tw_env.policies import AskToken, Policy, speculative
+from tw_env.render import marked
 from tw_env.rules import Constraint, Quantity
 from tw_env.schedule import Starts
 from tw_env.tasks import pronounce
@@ -295,6 +297,16 @@ def test_tokens_stream_once_no_call_can_take_them_back() -> None:
         length = len(texts_of(write(pair, [prompt], policy=policy, streamer=heard))[0])
         assert policy.told == list(range(length)), "without VERIFY every token is certain at once"
     assert lags[True] > len(PROMPTS), "some tokens stream before the text ends"
+
+
+@pytest.mark.parametrize("policy", ["student", "speculative-2", "teacher"])
+def test_a_marked_stream_shows_the_writers_of_the_final_text(policy: str) -> None:
+    pair, file = pair_of(), io.StringIO()
+    streamer, expected = MarkedStreamer(pair.tokenizer, colour=False, file=file), ""
+    for prompt in PROMPTS:
+        out = write(pair, [prompt], policy=policy, streamer=streamer)
+        expected += marked(pair.tokenizer, texts_of(out)[0], out.writers[0].tolist(), colour=False) + "\n"
+    assert file.getvalue() == expected
 
 
 def test_transformers_own_streamer_yields_the_text() -> None:

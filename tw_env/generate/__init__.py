@@ -16,9 +16,10 @@ print(tokenizer.batch_decode(out.sequences), out.calls)
 ```
 
 Reading order: `door` (what `generate` calls), `options` (which of its options can be followed), `pairing` (two models
-as a pair), `playing` (the game).
+as a pair), `playing` (the game), `streaming` (texts marked by writer while they are written).
 """
 
 from tw_env.generate.door import Assisted, assisted
+from tw_env.generate.streaming import MarkedStreamer
 
-__all__ = ["Assisted", "assisted"]
+__all__ = ["Assisted", "MarkedStreamer", "assisted"]

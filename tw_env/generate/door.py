@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tw_env.decoding.loading import Pair
 from tw_env.decoding.reading import rule_reader
 from tw_env.generate.options import cap_of, check_options, ends_of, pad_of
 from tw_env.generate.pairing import pair_of
-from tw_env.generate.playing import Terms, Written, find_policy, made_for, play, set_up
+from tw_env.generate.playing import Tell, Terms, Written, find_policy, made_for, play, set_up
 from tw_env.policies import AskToken
 from tw_env.schedule import RuleLike, Starts, read_rules
 from tw_env.settings import DEFAULT_RULE
@@ -97,7 +97,8 @@ def assisted(
         accept, hard, latency, prices: as of `tw_env.settings.Settings`; without a table or prices no rule can limit
             time or money.
         seed: of all that is drawn; None takes one from torch's generator, which `generate` draws from, too.
-        streamer: for one prompt. Told tokens as soon as no VERIFY can take them back.
+        streamer: for one prompt. Told tokens as soon as no VERIFY can take them back; a
+            `tw_env.generate.MarkedStreamer` also hears who wrote them.
         tokenizer: the student's; None loads it from where the student came from.
 
     Version 5 of transformers hands a function neither the `streamer` nor the `tokenizer` that it was given. The
@@ -210,8 +211,11 @@ def _given_to_generate(*names: str) -> dict[str, Any]:
     return {name: None if frame is None else frame.f_locals.get(name) for name in names}
 
 
-def _teller(streamer: BaseStreamer | None) -> Callable[[int], object] | None:
-    return None if streamer is None else lambda token: streamer.put(torch.tensor([token]))
+def _teller(streamer: BaseStreamer | None) -> Tell | None:
+    if streamer is None:
+        return None
+    told: Tell | None = getattr(streamer, "put_written", None)
+    return told or (lambda token, writer: streamer.put(torch.tensor([token])))
 
 
 def _returned(

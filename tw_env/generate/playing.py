@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from tw_env.actions import Action
+from tw_env.actions import Action, Writer
 from tw_env.costs import CostModel
 from tw_env.decoding.accept import Accept
 from tw_env.decoding.checks import check_room
@@ -29,6 +29,7 @@ from tw_env.schedule import Starts
 
 FloatArray = NDArray[np.float64]
 Make = Callable[[Layout, tuple[Action, ...]], Policy]
+Tell = Callable[[int, Writer], object]
 
 NEVER = Constraint(Quantity.CALLS_PER_TOKEN, 0.0)
 ALL = tuple(Action)
@@ -187,9 +188,7 @@ class Written:
             mine[rows] = account[rows]
 
 
-def play(
-    game: Game, policy: Any, starts: Starts, seed: int, deterministic: bool, tell: Callable[[int], object] | None
-) -> Written:
+def play(game: Game, policy: Any, starts: Starts, seed: int, deterministic: bool, tell: Tell | None) -> Written:
     """Write every row's text once.
 
     Rows that finish early go on with a text that nobody asked for, from a prompt of one token and under the rule
@@ -197,7 +196,7 @@ def play(
 
     Args:
         seed: row i draws from a generator seeded with seed + i, as in the environment; so does the policy, by seed.
-        tell: called with the tokens of row 0, one by one, as soon as none of them can be taken back.
+        tell: called with the tokens of row 0 and their writers, one by one, as soon as none of them can be taken back.
     """
     rows, count = np.arange(game.rows), game.rows
     game.generators = [seeding.np_random(seed + row)[0] for row in range(count)]
@@ -222,10 +221,12 @@ def play(
             game.reset(idle, idle, [starts.prompt_ids[row][-1:] for row in idle], [NEVER] * len(idle))
 
 
-def _tell(game: Game, tell: Callable[[int], object], told: int, over: bool) -> int:
+def _tell(game: Game, tell: Tell, told: int, over: bool) -> int:
     """Tell what is certain of row 0; returns how many tokens were told so far."""
     everything = over or Action.VERIFY not in game.spec.actions
     certain = int(game.texts.length[0] if everything else game.settled[0])
-    for token in game.texts.tokens[0, told:certain].tolist():
-        tell(token)
+    for token, writer in zip(
+        game.texts.tokens[0, told:certain].tolist(), game.writer[0, told:certain].tolist(), strict=True
+    ):
+        tell(token, Writer(writer))
     return certain
