@@ -11,6 +11,7 @@ see `agents.joint.parallel`. The result is that of one process and one part, up 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -36,6 +37,7 @@ from agents.joint.sampling import Writer
 from agents.joint.student import start_asking
 from agents.joint.teacher import Teacher
 from agents.joint.told import ToldStudent
+from agents.joint.training_cost import PLAY, TrainingCost
 from agents.joint.whole import WholePlay
 from agents.joint.wording import FREE, NEVER
 from agents.joint.writing import Numbers, PartLoss, Writing
@@ -65,6 +67,7 @@ class Joint:
         update: how many updates are done.
         told: the student as it reads rules.
         multiplier: lambda for every limit.
+        cost: what the updates took so far, before a break, too.
 
     Raises:
         ValueError: a student without ask tokens, a checkpoint of other settings in `folder`, fewer texts or episodes
@@ -111,6 +114,7 @@ class Joint:
         self.multiplier.integral, self.multiplier.value = first, first.copy()
         self._processes.agree(student.parameters())
         self._average = WeightAverage(student)
+        self.cost = TrainingCost(teacher_tokens=data.teacher_tokens)
         self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore, student.device)
 
     def _begin(self) -> None:
@@ -135,8 +139,10 @@ class Joint:
         """Train to the last update (or only to `until`) and return the student with its averaged weights."""
         last = min(self.config.updates, self.config.updates if until is None else until)
         while self.update < last:
+            began = time.process_time()
             numbers = self._step()
             self.update += 1
+            self._count(time.process_time() - began)
             if self.folder is not None and (self.update % self.config.checkpoint_every == 0 or self.update == last):
                 if self._processes.main:
                     save_checkpoint(self.folder, self.update, self._state())
@@ -144,6 +150,11 @@ class Joint:
             if log is not None:
                 log(self.update, numbers)
         return self.averaged()
+
+    def _count(self, seconds: float) -> None:
+        """Put an update on the bill."""
+        read = {} if self._whole is None else {PLAY: self._whole.read_tokens}
+        self.cost += TrainingCost(self._processes.total([seconds]), 1, self._own_tokens, read)
 
     def averaged(self) -> PreTrainedModel:
         """A copy of the student with the averaged weights."""
@@ -154,6 +165,7 @@ class Joint:
     def _step(self) -> Numbers:
         generator = np.random.default_rng([self.config.seed, self.update])
         stage = self.config.stage(self.update)
+        self._own_tokens = 0
         if stage is not Stage.START and not self.student.get_output_embeddings().weight[self.told.ask :].any():
             self._begin()
         write, numbers = self._writing.loss(generator, stage)
@@ -182,8 +194,7 @@ class Joint:
         if held is not None:
             held.put_back()
         self._average.follow(self.student, self.update + 1, self.config.ema_decay)
-        own = self._own_tokens if stage is Stage.PCL else 0
-        shares = diagnostics.data_shares({"own": own, **self._writing.tokens})
+        shares = diagnostics.data_shares({"own": self._own_tokens, **self._writing.tokens})
         return {"loss": self._processes.total(losses), "rate": rate, **numbers, **told, **shares}
 
     def _slices(self, items: int) -> list[slice]:
@@ -302,6 +313,7 @@ class Joint:
             "multiplier": self.multiplier.state(),
             "scaler": self.told.precision.state(),
             "whole": {} if self._whole is None else self._whole.state(),
+            "cost": asdict(self.cost),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -311,6 +323,7 @@ class Joint:
             optimizer.load_state_dict(saved)
         self.multiplier.restore(state["multiplier"])
         self.told.precision.restore(state["scaler"])
+        self.cost = TrainingCost(**state["cost"])
         if self._whole is not None:
             self._whole.restore(state["whole"])
 
