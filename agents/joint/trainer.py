@@ -29,6 +29,7 @@ from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.joint import diagnostics
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import Drafts, write_drafts
+from agents.joint.drift import Places, drift_numbers, gradients, own_places
 from agents.joint.frozen import Held, rule_tokens
 from agents.joint.gate import Choices, Played, choices_of
 from agents.joint.parallel import Passes, Processes
@@ -105,7 +106,7 @@ class Joint:
         self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.told.ask, rows, kept)
         self._recipe = config.optimizer()
         self._pool = ThreadPoolExecutor(1)
-        self._optimizers = make_optimizers(student, self._recipe, self._pool)
+        self._optimizers = self._make_optimizers(student)
         limits = np.array(sorted(config.limits))
         self.multiplier = Multiplier(
             limits, step=config.price_step, least=config.price_least, largest=config.price_largest
@@ -169,25 +170,27 @@ class Joint:
         if stage is not Stage.START and not self.student.get_output_embeddings().weight[self.told.ask :].any():
             self._begin()
         write, numbers = self._writing.loss(generator, stage)
-        gate, told = None, Numbers()
+        gate, told, decided = None, Numbers(), None
         if stage is Stage.PCL:
-            gate, told = self._play(generator) if self._whole is None else self._walk(self._whole, generator)
-        losses = []
-        for part in range(self.config.accumulate):
-            loss = write(part)
-            if gate is not None:
-                loss = loss + self.config.gate_weight * gate(part)
-            self.told.precision.backward(loss)
-            losses.append(loss.item())
+            gate, told, decided = self._play(generator) if self._whole is None else self._walk(self._whole, generator)
+        parts = range(self.config.accumulate)
+        losses = [self._learn(write(part)) for part in parts]
+        looks = decided is not None and diagnostics.due(self.update) and not self.config.frozen
+        of_texts = gradients(self.student, self._processes) if looks else []
+        if gate is not None:
+            losses += [self._learn(self.config.gate_weight * gate(part)) for part in parts]
         self._processes.add_gradients(self.student.parameters())
+        rate = self._set_rate()
+        if looks and self._processes.main:
+            assert decided is not None
+            told |= drift_numbers(
+                self.told, of_texts, self._optimizers, self._make_optimizers, decided, self.config.clip
+            )
         held = self._held if self.config.holds(stage) else None
         if held is not None:
             held.mask()
         sound = self.told.precision.clip(self.student.parameters(), self._optimizers, self.config.clip)
-        rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
         for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("rate", 1.0)
             if sound:
                 optimizer.step()
             optimizer.zero_grad()
@@ -197,11 +200,27 @@ class Joint:
         shares = diagnostics.data_shares({"own": self._own_tokens, **self._writing.tokens})
         return {"loss": self._processes.total(losses), "rate": rate, **numbers, **told, **shares}
 
+    def _learn(self, loss: Tensor) -> float:
+        """Add a part's gradients, and say its loss."""
+        self.told.precision.backward(loss)
+        return loss.item()
+
+    def _set_rate(self) -> float:
+        """Give the optimisers the update's rate."""
+        rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("rate", 1.0)
+        return rate
+
+    def _make_optimizers(self, student: PreTrainedModel) -> list[torch.optim.Optimizer]:
+        return make_optimizers(student, self._recipe, self._pool)
+
     def _slices(self, items: int) -> list[slice]:
         return self._processes.slices(items, self.config.accumulate)
 
-    def _play(self, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
-        """The gate's loss along the student's drafts; moves the prices."""
+    def _play(self, generator: np.random.Generator) -> tuple[PartLoss, Numbers, Places]:
+        """The gate's loss along the student's drafts, and where it decides in the first part; moves the prices."""
         config, data, processes = self.config, self.data, self._processes
         chosen = generator.choice(data.asking, size=config.episodes)
         limits, prompts = self.told.prompts(generator, chosen.tolist())
@@ -248,17 +267,17 @@ class Joint:
         one = slices[0]
         read = [data.prompts[i] for i in chosen[one]]
         numbers |= self._look(parts[0], passes.seen[0][0], read, prices[one], spendable[one], alpha)
-        return lambda part: shares[part] * mean(passes(part)[0]), numbers
+        return lambda part: shares[part] * mean(passes(part)[0]), numbers, own_places(parts[0])
 
-    def _walk(self, whole: WholePlay, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
-        """The whole residual's loss along sampled texts; moves the prices."""
+    def _walk(self, whole: WholePlay, generator: np.random.Generator) -> tuple[PartLoss, Numbers, Places]:
+        """The whole residual's loss along sampled texts, and where it decided in fresh ones; moves the prices."""
         alpha = self.config.alpha_at(self.update)
         fresh, limits, played = whole.play(generator)
         self._own_tokens = whole.own_tokens
         walks = whole.with_recent(fresh, generator)
         loss, numbers = whole.loss(walks, len(fresh), self.prices(walks.limits.double().numpy()), alpha)
         numbers |= {"gate": float(loss.detach()), "alpha": alpha} | self._charge(limits, played)
-        return lambda part: loss, numbers
+        return lambda part: loss, numbers, (fresh.texts, torch.ones(len(fresh.texts.tokens), dtype=torch.bool))
 
     def _charge(self, limits: FloatArray, played: Played) -> Numbers:
         """Move the prices by what play under these limits (episodes,) spent, and say what it came to."""
@@ -281,7 +300,7 @@ class Joint:
     ) -> Numbers:
         """What the log is told now and then of this process's first part; `read` are the prompts without rules."""
         numbers: Numbers = {}
-        along = (self.update + 1) % diagnostics.EVERY == 0
+        along = diagnostics.due(self.update)
         beside = self.teacher is not None and (self.update + 1) % diagnostics.TEACHER_EVERY == 0
         if not (self._processes.main and (along or beside)):
             return numbers
