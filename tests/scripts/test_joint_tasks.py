@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from agents.baselines.calibration import CalibrationConfig
 from agents.baselines.heuristic import Heuristic
+from agents.joint import diagnostics
 from agents.joint.config import JointConfig
 from agents.joint.deployment import MODEL
 from agents.joint.sampling import Writer
@@ -19,6 +21,7 @@ from agents.joint.teacher import ScoredTexts
 from agents.joint.training_cost import TrainingCost
 from scripts import joint_rivals as rivals
 from scripts.joint import Options, main, original_of, settings_of, teacher_of
+from scripts.joint_curves import read_scalars
 from scripts.joint_rules import AMBIGUOUS, OPEN, readable
 from scripts.latency import Options as LatencyOptions
 from scripts.latency import main as measure_latency
@@ -30,7 +33,7 @@ from tw_env.tasks import pronounce
 from tw_env.tasks.shipped import shipped_pair
 
 CAP = 6
-CONFIG = JointConfig(clone=2, pcl=2, episodes=8, texts=8, limits=(0.1, 0.3))
+CONFIG = JointConfig(clone=6, pcl=4, episodes=8, texts=8, limits=(0.1, 0.3))
 
 
 def options_of(folder: Path, **changed: Any) -> dict[str, Any]:
@@ -57,8 +60,24 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if text
     ]
     (folder / "letters.jsonl").write_text("\n".join(json.dumps(record) for record in records))
-    main(Options(out=folder / "run", config=CONFIG, **options_of(folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnostics, "TEACHER_EVERY", 10)
+        main(Options(out=folder / "run", config=CONFIG, **options_of(folder)))
     return folder
+
+
+def test_the_log_is_read_back_as_curves_of_every_group(run_folder: Path) -> None:
+    curves = read_scalars(run_folder / "run")
+    assert {tag.split("/")[0] for tag in curves} >= {
+        "asked", "lambda", "violation", "kl", "drift", "value", "residual", "nats", "share",
+    }  # fmt: skip
+    assert {"lambda/0.1", "lambda/0.3", "kl/own", "asking/auc", "quality", "calls_per_token"} <= set(curves)
+    for tag, (updates, values) in curves.items():
+        assert updates.tolist() == [CONFIG.updates], tag
+        assert np.isfinite(values).all(), tag
+    assert all(0 <= curves[tag][1][0] <= 1 for tag in curves if tag.startswith("asked/"))
+    assert curves["lambda/0.1"][1][0] > curves["lambda/0.3"][1][0] > 0
+    assert sum(float(curves[f"share/{who}"][1][0]) for who in ("own", "gold", "teacher")) == pytest.approx(1.0)
 
 
 def test_an_encoder_decoder_is_trained_saved_and_judged(run_folder: Path) -> None:
