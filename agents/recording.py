@@ -22,6 +22,7 @@ class Recorded(VectorWrapper):
     Attributes:
         teacher_tokens: tokens that the teacher had not read and reads in calls, each prompt at its first call; what
             training would have it process at batch 1 if nothing were remembered between episodes.
+        env_steps: steps of all rows together.
         milliseconds: modelled time of finished episodes by their number (row, then order of starting), as
             `agents.rollout.play_prompts` numbers them since the last reset; empty without a latency table.
         tokens: final texts of finished episodes by their number, end token left out; numbered as the milliseconds.
@@ -33,6 +34,7 @@ class Recorded(VectorWrapper):
     def __init__(self, env: AssistedDecodingVectorEnv) -> None:
         super().__init__(env)
         self.teacher_tokens = 0
+        self.env_steps = 0
         self.milliseconds: dict[int, float] = {}
         self.tokens: dict[int, list[int]] = {}
         self.number = np.arange(env.num_envs)
@@ -70,6 +72,7 @@ class Recorded(VectorWrapper):
         unread = game.texts.prompt_length + game.texts.length - game.teacher_read
         before = game.budget.calls.copy()
         out = self.env.step(actions)
+        self.env_steps += self.num_envs
         infos, done = out[4], out[2] | out[3]
         calls = np.where(done, infos["final_info"]["calls"], infos["calls"]) if done.any() else infos["calls"]
         self.teacher_tokens += int(unread[calls > before].sum())

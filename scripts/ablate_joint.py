@@ -55,16 +55,16 @@ class JointBench:
         folder = self._work / f"{name.replace(',', '').replace(' ', '-')}-{config.seed}"
         options = replace(self._options, out=folder, config=config)
         folder.mkdir(parents=True, exist_ok=True)
-        joint, tokenizer, training = train(options, load_models(settings_of(options, "policy")), self._processes)
-        model = deploy(options, joint, tokenizer)
+        joint, tokenizer = train(options, load_models(settings_of(options, "policy")), self._processes)
+        model, cost = deploy(options, joint, tokenizer)
         tests = replace(options, limit=self._tested)
         if self._ends is None:
             self._ends = original_ends(tests)
         env = game(tests, "test", model, f"SELF/{config.call}")
         rules = [told(limit) for limit in (*LIMITS, NEVER)]
-        rows = rows_of(AskToken.read(model), env, self._ends, rules, "joint", config.seed, **training)
+        rows = rows_of(AskToken.read(model), env, self._ends, rules, "joint", config.seed, **cost.fields())
         auc = ranking(env, np.arange(len(env.task.prompts)), 0.1, config.seed)
         found = {"auc": auc["ask"], "p_max_auc": auc["p_max"], "alone": rows[-1]["quality"]}
         for limit, row in zip(LIMITS, rows, strict=False):
             found |= {f"gap/{limit:g}": row["recovered_gap"], f"calls/{limit:g}": row["calls_per_token"]}
-        return {**found, "seconds": round(training["training_seconds"], 1)}
+        return {**found, "seconds": round(joint.cost.seconds, 1)}

@@ -246,7 +246,11 @@ class Table:
 
 
 def print_table(content: dict[str, Any]) -> None:
-    """Means over seeds, with the standard deviation of the quality."""
+    """Means over seeds, with the standard deviation of the quality, and what a run took.
+
+    That is updates, tokens that the teacher read (each text that was learnt from once) and processor seconds, in which
+    writing the teacher's stored texts is not counted: it is done once for all runs.
+    """
     print(
         f"{'loss':13}{'rate':>8}{'own':>6}{'quality':>9}{'sd':>7}{'nats':>8}{'KL':>8}{'updates':>9}{'tokens':>10}{'s':>7}"
     )

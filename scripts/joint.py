@@ -34,6 +34,7 @@ from agents.joint.parallel import Processes
 from agents.joint.student import asking_student
 from agents.joint.teacher import ScoredTexts, Teacher
 from agents.joint.trainer import Joint, Log
+from agents.joint.training_cost import FILE, TrainingCost, fingerprint
 from agents.learning_env import reward_scale
 from agents.recording import Recorded
 from scripts.answers import answers
@@ -56,8 +57,8 @@ class Options:
     """Train one student together with its asking."""
 
     out: Path
-    """Folder of the run: checkpoint, TensorBoard log, settings.json and, at the end, model/ (student, tokenizer and
-    policy)."""
+    """Folder of the run: checkpoint, TensorBoard log, settings.json and, at the end, model/ (student, tokenizer, policy,
+    and training.json: what it took, and what the run of --student took before)."""
     resume: bool = False
     """Go on from the last checkpoint, if there is one; the result is that of an uninterrupted run."""
     rows: Path | None = None
@@ -150,20 +151,20 @@ def load_data(options: Options, pair: Pair) -> JointData:
     found = ScoredTexts.load(path) if path.is_file() else None
     places = {} if found is None else {tuple(prompt): i for i, prompt in enumerate(found.texts.prompts)}
     if found is not None and places.keys() >= set(map(tuple, known)):
-        found = found.take([places[tuple(prompt)] for prompt in known])
+        whole, found = found, found.take([places[tuple(prompt)] for prompt in known])
     else:
         print(f"writing the teacher's texts for {len(known)} prompts to {path}, once")
-        found = Teacher(pair.teacher, pair.vocabulary, top_k=1).write(known, cap, pair.end_tokens)
+        whole = found = Teacher(pair.teacher, pair.vocabulary, top_k=1).write(known, cap, pair.end_tokens)
         found.save(path, {"decoding": "greedy"})
     scale = 1.0 if options.task == "pronounce" else reward_scale(original_game(options, "policy"))
     return JointData(
         known, gold[: len(known)], found.texts.outputs, asking, np.arange(len(known)), quality, pair.end_tokens, cap,
-        scale=scale,
+        scale=scale, teacher_tokens={fingerprint(whole.texts): found.teacher_tokens},
     )  # fmt: skip
 
 
-def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Train, and say what it took, all processes together."""
+def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, PreTrainedTokenizerBase]:
+    """Train, all processes together."""
     with processes.main_first():  # it writes the teacher's texts if they are missing
         data = load_data(options, pair)
     student, tokenizer = copy.deepcopy(pair.student), pair.tokenizer
@@ -175,11 +176,10 @@ def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, Pr
     teacher = Teacher(pair.teacher, pair.vocabulary) if options.teacher_log else None
     played = sampled_game(options, student, tokenizer) if options.config.objective == "whole" else None
     joint = Joint(student, tokenizer, data, options.config, options.out, teacher, played)
-    started = time.process_time()
     with ExitStack() as stack:
         log = show(options, joint.update, stack) if processes.main else None
         joint.run(log)
-    return joint, tokenizer, {"training_seconds": processes.total([time.process_time() - started])}
+    return joint, tokenizer
 
 
 def show(options: Options, update: int, stack: ExitStack) -> Log:
@@ -210,29 +210,41 @@ def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
     return Recorded(env)
 
 
-def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Save the student with its policy as one checkpoint."""
+def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> tuple[Path, TrainingCost]:
+    """Save the student with its policy as one checkpoint, and say what it took, earlier runs and its cut included."""
+    before = taken_before(options.student)
     folder = options.out / MODEL
     joint.averaged().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    joint.cost.save(folder, before)
     actions = f"SELF/{options.config.call}"
     env = game(options, "policy", folder, actions)
     policy = AskToken(env.layout, env.game.spec.actions, at_end=options.config.call == "VERIFY")
     held = np.arange(len(env.task.prompts))[-options.held :]
+    began = time.process_time()
     cut = fit_cut(policy, env, held.tolist(), options.config.limits)
+    cost = ((before or TrainingCost()) + joint.cost).with_play(env, time.process_time() - began)
     policy.save(folder)
     print(f"student, tokenizer and policy written to {folder}; it calls where the log-odds lie above {cut:.2f}")
-    return folder
+    return folder, cost
 
 
-def judge(options: Options, folder: Path, training: dict[str, Any]) -> list[Row]:
+def taken_before(student: str | None) -> TrainingCost | None:
+    """What the student to begin with took; said on the terminal where that isn't known."""
+    cost = TrainingCost.read(student)
+    if student is not None and cost is None:
+        print(f"no {FILE} in {student}: what it took before isn't counted")
+    return cost
+
+
+def judge(options: Options, folder: Path, cost: TrainingCost) -> list[Row]:
     """Rows on the test split, and how well asking follows disagreement."""
     config = options.config
     env = game(options, "test", folder, f"SELF/{config.call}")
     policy = AskToken.read(folder)
     ends = original_ends(options)
     agent = "joint" if config.call == "ASK" else "joint+verify"
-    rows = rows_of(policy, env, ends, judged_rules(env.pair.tokenizer), agent, config.seed, **training)
+    rows = rows_of(policy, env, ends, judged_rules(env.pair.tokenizer), agent, config.seed, **cost.fields())
     auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
     return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]
 
@@ -285,14 +297,14 @@ def main(options: Options) -> None:
     if processes.main:
         write_settings(options.out, record(options))
     pair = load_models(settings_of(options, "policy"))
-    joint, tokenizer, training = train(options, pair, processes)
+    joint, tokenizer = train(options, pair, processes)
     processes.part()
     if not processes.main:
         return
-    folder = deploy(options, joint, tokenizer)
+    folder, cost = deploy(options, joint, tokenizer)
     if options.rows is None:
         return
-    rows = judge(options, folder, training)
+    rows = judge(options, folder, cost)
     add_rows(options.rows, rows)
     for row in rows:
         gap = row["recovered_gap"]

@@ -19,9 +19,11 @@ from tqdm import tqdm
 from agents.baselines.heuristic import Heuristic
 from agents.evaluation import Row, make_row, play
 from agents.joint.deployment import MODEL
+from agents.joint.training_cost import TrainingCost
+from agents.recording import Recorded
 from agents.supervised import SupervisedConfig, Trainer
 from scripts.command import run
-from scripts.joint import Options, add_rows, game, load_data, original_ends, settings_of
+from scripts.joint import Options, add_rows, game, load_data, original_ends, settings_of, taken_before
 from scripts.joint_rules import JUDGED
 from tw_env.rules import Constraint, Quantity
 from tw_env.settings import load_models
@@ -35,11 +37,10 @@ class RivalOptions(Options):
 
     updates: int = 4000
     """Gradient steps of distillation on gold and the teacher's texts, one of them drawn at random each time; 0 takes
-    --student as it is, such as one that scripts.joint gave only a start, told rules but never to ask."""
+    --student as it is, such as one that scripts.joint gave only a start, told rules but never to ask; what it took is
+    read from its training.json."""
     name: str = "distilled"
     """How its rows are called, before the name of each heuristic."""
-    seconds: float = 0.0
-    """With --updates 0: processor seconds that the student's training took."""
     seed: int = 0
     """Of the order of the prompts and of the draws."""
     supervised: SupervisedConfig = field(
@@ -48,8 +49,8 @@ class RivalOptions(Options):
     """The rest of the distillation's settings; steps, decay and seed are set by the above."""
 
 
-def distil(options: RivalOptions) -> tuple[Path, float]:
-    """The distilled student's folder, and the processor seconds that it took.
+def distil(options: RivalOptions) -> tuple[Path, TrainingCost]:
+    """The distilled student's folder, and what it took, the runs before included.
 
     Raises:
         ValueError: no updates and no student.
@@ -57,7 +58,7 @@ def distil(options: RivalOptions) -> tuple[Path, float]:
     if options.updates == 0:
         if options.student is None:
             raise ValueError("Expected --student with --updates 0, got none; name the folder of a distilled student.")
-        return Path(options.student), options.seconds
+        return Path(options.student), taken_before(options.student) or TrainingCost()
     pair = load_models(settings_of(options, "policy"))
     data = load_data(options, pair)
     config = SupervisedConfig(**{
@@ -67,29 +68,37 @@ def distil(options: RivalOptions) -> tuple[Path, float]:
     targets = [[*answers, *[text] * len(answers)] for answers, text in zip(data.gold, data.stored, strict=True)]
     student = copy.deepcopy(pair.student).requires_grad_(True)
     trainer = Trainer(student, data.prompts, targets, config, options.out / "distilled")
-    started = time.process_time()
+    before = taken_before(options.student)
     with tqdm(total=config.steps, initial=trainer.step, unit="update", desc="distilling") as bar:
         model = trainer.run(lambda trainer, loss: bar.update(trainer.step - bar.n))
     folder = options.out / MODEL
     model.save_pretrained(folder)
     pair.tokenizer.save_pretrained(folder)
-    return folder, time.process_time() - started
+    cost = TrainingCost(trainer.cpu_seconds, trainer.step, teacher_tokens=data.teacher_tokens)
+    cost.save(folder, before)
+    return folder, (before or TrainingCost()) + cost
 
 
-def judge(options: RivalOptions, folder: Path, seconds: float) -> list[Row]:
-    """Rows of every heuristic in both games, against the ends of the original pair."""
+def judge(options: RivalOptions, folder: Path, cost: TrainingCost) -> list[Row]:
+    """Rows of every heuristic in both games, against the ends of the original pair.
+
+    A heuristic takes what its student took, and what it was calibrated with.
+    """
     ends, rows = original_ends(options), []
     for actions, scores in RIVALS.items():
         learning, test = game(options, "policy", folder, actions), game(options, "test", folder, actions)
         prompts = np.arange(len(test.task.prompts))
         for score in scores:
-            policy: Any = Heuristic(score).learn(learning.env).policy
+            seen: Any = Recorded(learning.env)  # counts from 0
+            began = time.process_time()
+            policy: Any = Heuristic(score).learn(seen).policy
+            taken = cost.with_play(seen, time.process_time() - began)
             for limit in JUDGED:
                 rule = Constraint(Quantity.CALLS_PER_TOKEN, limit)
                 agent = f"{options.name} {score.replace('_', '-')}"
                 played = play(test, policy, prompts, rule, options.seed)
                 row = make_row(
-                    test, played, ends, rule, agent=agent, kind="heuristic", seed=options.seed, training_seconds=seconds
+                    test, played, ends, rule, agent=agent, kind="heuristic", seed=options.seed, **taken.fields()
                 )
                 rows.append({**row, "told": "trained", "words": str(rule), "sentences": 1})
     return rows
@@ -99,8 +108,8 @@ def main(options: RivalOptions) -> None:
     """Distil, play, write."""
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    folder, seconds = distil(options)
-    rows = judge(options, folder, seconds)
+    folder, cost = distil(options)
+    rows = judge(options, folder, cost)
     if options.rows is not None:
         add_rows(options.rows, rows)
     for row in rows:

@@ -132,19 +132,20 @@ def frontier(rows: Sequence[Row], dark: bool = False) -> Figure:
                 xlim=(-0.02 * reach, reach),
                 xlabel="teacher calls per written token  (cheaper \N{LEFTWARDS ARROW})",
             )
-            _percents(ax.xaxis)
+            percents(ax.xaxis)
         drawn = [line for _, lines, _ in panels for line in lines if line.kind != "oracle"]  # one may lie far above all
         gaps = [gap for line in drawn for gap in line.gap if np.isfinite(gap)]
         axes[0, 0].set(
             ylim=(min(-0.04, 1.1 * min(gaps, default=0.0)), max(1.09, 1.04 * max(gaps, default=0.0))),
             ylabel="recovered share of the teacher's advantage",
         )
-        _percents(axes[0, 0].yaxis)
+        percents(axes[0, 0].yaxis)
         _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
     return figure
 
 
-def _percents(axis: Axis) -> None:
+def percents(axis: Axis) -> None:
+    """Ticks of shares, in percent."""
     axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
 
@@ -200,7 +201,7 @@ def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
                 ax.plot(line.limit[order], line.calls[order], **styles[line.agent])
             ax.set(ylim=(0, reach))
         axes[0].set_ylabel("spent: teacher calls per written token")
-        _percents(axes[0].yaxis)
+        percents(axes[0].yaxis)
     return figure
 
 
@@ -221,7 +222,7 @@ def within(rows: Sequence[Row], dark: bool = False) -> Figure:
                 )
             ax.set(ylim=(0, 1.02))
         axes[0].set_ylabel("share of outputs within the rule")
-        _percents(axes[0].yaxis)
+        percents(axes[0].yaxis)
     return figure
 
 
@@ -238,7 +239,7 @@ def _against_limits(panels: Sequence[Panel], reach: float, title: str) -> tuple[
     for ax, (game, _, _) in zip(axes, panels, strict=False):
         ax.set_title(GAMES.get(game, game) if len(panels) > 1 else title)
         ax.set(xlim=(0, reach), xlabel="allowed by the rule")
-        _percents(ax.xaxis)
+        percents(ax.xaxis)
     _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
     return figure, axes
 
@@ -275,7 +276,7 @@ def learning(curves: Curves, dark: bool = False) -> Figure:
             if tag in curves:
                 rounds, values = curves[tag]
                 ax.plot(rounds, values, color=_OURS[dark], alpha=0.25, linewidth=0.8)
-                ax.plot(rounds, _smooth(values), color=_OURS[dark], linewidth=2)
+                ax.plot(rounds, smooth(values), color=_OURS[dark], linewidth=2)
         axes[1, 0].axhline(0, color=str(_THEMES[dark]["text.color"]), linewidth=1, linestyle=":")
         _multipliers(axes[1, 1], curves, dark)
         for ax in axes[1]:
@@ -299,7 +300,7 @@ def _multipliers(ax: Axes, curves: Curves, dark: bool) -> None:
         ax.legend(title="limit", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
 
 
-def _smooth(values: FloatArray, share: float = 0.04) -> FloatArray:
+def smooth(values: FloatArray, share: float = 0.04) -> FloatArray:
     """Running mean over a small share of the run; windows are cut at both ends."""
     half = max(int(share * len(values) / 2), 1)
     sums = np.concatenate([[0.0], np.cumsum(values)])

@@ -52,6 +52,8 @@ NAMES = {
     "ppo-fixed-price": "PPO with a fixed price",
     "maskable-ppo": "MaskablePPO, hard rule",
     "dqn-lagrangian": "DQN-Lagrangian",
+    "joint": "student trained with its asking",
+    "joint+verify": "student trained with its asking",
 }
 GAMES = {
     "SELF/ASK": "Asking: the teacher writes single tokens",

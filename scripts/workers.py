@@ -79,16 +79,6 @@ class News:
 Tell = Callable[[News], object]
 
 
-class Counted(Recorded):
-    """A `Recorded` environment that counts its steps, those of all rows together."""
-
-    env_steps = 0
-
-    def step(self, actions: Any) -> Any:
-        self.env_steps += self.num_envs
-        return super().step(actions)
-
-
 class Bench:
     """The environments of one process, and what is played in them."""
 
@@ -105,7 +95,7 @@ class Bench:
             self._arenas[key] = Arena(self._env("policy", *key), self._env("test", *key))
         return self._arenas[key]
 
-    def _env(self, split: str, game: str, accept: str, hard: bool, hidden: bool) -> Counted:
+    def _env(self, split: str, game: str, accept: str, hard: bool, hidden: bool) -> Recorded:
         setting = self.setting
         limit = setting.prompts if split == "test" else None
         rows = setting.rows if limit is None else min(setting.rows, limit)
@@ -114,8 +104,8 @@ class Bench:
             "limit": limit,
         }  # fmt: skip
         if split == "test":
-            return Counted(tw_env.make_vec(setting.id, rows, **settings, **ENVIRONMENT))
-        return Counted(learning_env(setting.id, rows, **settings))
+            return Recorded(tw_env.make_vec(setting.id, rows, **settings, **ENVIRONMENT))
+        return Recorded(learning_env(setting.id, rows, **settings))
 
     def ends(self, game: str) -> Ends:
         """Student alone and teacher alone on the held-out prompts; the same in all games."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -174,6 +174,7 @@ class JointData:
         writing: prompts whose texts the token probabilities learn from.
         quality: the task's metric. end_tokens: ids that end a text. max_new_tokens: cap, end token included.
         scale: what a unit of the metric is worth to the gate, see `agents.learning_env.reward_scale`.
+        teacher_tokens: what the teacher read to write the stored texts, see `agents.joint.training_cost`.
     """
 
     prompts: Sequence[Ids]
@@ -186,6 +187,7 @@ class JointData:
     max_new_tokens: int
     name: str = field(default="", compare=False)
     scale: float = 1.0
+    teacher_tokens: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.gold) == len(self.stored):

@@ -7,6 +7,8 @@
     kl/         distance to the teacher on the student's own tokens
     nats/       surprise of gold and of the teacher's texts
     share/      whose texts an update learns from
+    drift/      nats by which a step along the texts' gradient alone, or the gate's alone, moves the mean log-odds of
+                asking, see `agents.joint.drift`
 
 Beside them stand lambda/ and violation/ of `agents.pcl.multiplier`. Nothing here moves a weight or a draw of training.
 """
@@ -38,6 +40,11 @@ TEACHER_EVERY = 50  # updates between two looks of a live teacher
 TEACHER_TEXTS = 16  # own texts that it reads then
 LENGTHS = (1, 4, None)  # choices in a segment of a path; None reaches to its end
 GAPS = (("below_1", 0.0, 1.0), ("below_3", 1.0, 3.0), ("above_3", 3.0, np.inf))  # nats
+
+
+def due(update: int) -> bool:
+    """Whether the log is told more of this update, the first being 0."""
+    return (update + 1) % EVERY == 0
 
 
 def ask_rates(limits: FloatArray, played: Played) -> Numbers:

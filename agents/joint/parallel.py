@@ -153,6 +153,11 @@ class Precision:
         dtype = KINDS[self.kind]
         return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
 
+    @property
+    def scale(self) -> float:
+        """By what gradients are too large until they are clipped; 1 but for fp16."""
+        return self._scaler.get_scale()
+
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients."""
         self._scaler.scale(loss).backward()

@@ -11,6 +11,7 @@ see `agents.joint.parallel`. The result is that of one process and one part, up 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.joint import diagnostics
 from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.drafts import Drafts, write_drafts
+from agents.joint.drift import Places, drift_numbers, gradients, own_places
 from agents.joint.frozen import Held, rule_tokens
 from agents.joint.gate import Choices, Played, choices_of
 from agents.joint.parallel import Passes, Processes
@@ -36,6 +38,7 @@ from agents.joint.sampling import Writer
 from agents.joint.student import start_asking
 from agents.joint.teacher import Teacher
 from agents.joint.told import ToldStudent
+from agents.joint.training_cost import PLAY, TrainingCost
 from agents.joint.whole import WholePlay
 from agents.joint.wording import FREE, NEVER
 from agents.joint.writing import Numbers, PartLoss, Writing
@@ -65,6 +68,7 @@ class Joint:
         update: how many updates are done.
         told: the student as it reads rules.
         multiplier: lambda for every limit.
+        cost: what the updates took so far, before a break, too.
 
     Raises:
         ValueError: a student without ask tokens, a checkpoint of other settings in `folder`, fewer texts or episodes
@@ -102,7 +106,7 @@ class Joint:
         self._writer = Writer(student, longest, data.max_new_tokens, data.end_tokens, self.told.ask, rows, kept)
         self._recipe = config.optimizer()
         self._pool = ThreadPoolExecutor(1)
-        self._optimizers = make_optimizers(student, self._recipe, self._pool)
+        self._optimizers = self._make_optimizers(student)
         limits = np.array(sorted(config.limits))
         self.multiplier = Multiplier(
             limits, step=config.price_step, least=config.price_least, largest=config.price_largest
@@ -111,6 +115,7 @@ class Joint:
         self.multiplier.integral, self.multiplier.value = first, first.copy()
         self._processes.agree(student.parameters())
         self._average = WeightAverage(student)
+        self.cost = TrainingCost(teacher_tokens=data.teacher_tokens)
         self.update = 0 if folder is None else load_checkpoint(folder, self._state, self._restore, student.device)
 
     def _begin(self) -> None:
@@ -135,8 +140,10 @@ class Joint:
         """Train to the last update (or only to `until`) and return the student with its averaged weights."""
         last = min(self.config.updates, self.config.updates if until is None else until)
         while self.update < last:
+            began = time.process_time()
             numbers = self._step()
             self.update += 1
+            self._count(time.process_time() - began)
             if self.folder is not None and (self.update % self.config.checkpoint_every == 0 or self.update == last):
                 if self._processes.main:
                     save_checkpoint(self.folder, self.update, self._state())
@@ -144,6 +151,11 @@ class Joint:
             if log is not None:
                 log(self.update, numbers)
         return self.averaged()
+
+    def _count(self, seconds: float) -> None:
+        """Put an update on the bill."""
+        read = {} if self._whole is None else {PLAY: self._whole.read_tokens}
+        self.cost += TrainingCost(self._processes.total([seconds]), 1, self._own_tokens, read)
 
     def averaged(self) -> PreTrainedModel:
         """A copy of the student with the averaged weights."""
@@ -154,43 +166,61 @@ class Joint:
     def _step(self) -> Numbers:
         generator = np.random.default_rng([self.config.seed, self.update])
         stage = self.config.stage(self.update)
+        self._own_tokens = 0
         if stage is not Stage.START and not self.student.get_output_embeddings().weight[self.told.ask :].any():
             self._begin()
         write, numbers = self._writing.loss(generator, stage)
-        gate, told = None, Numbers()
+        gate, told, decided = None, Numbers(), None
         if stage is Stage.PCL:
-            gate, told = self._play(generator) if self._whole is None else self._walk(self._whole, generator)
-        losses = []
-        for part in range(self.config.accumulate):
-            loss = write(part)
-            if gate is not None:
-                loss = loss + self.config.gate_weight * gate(part)
-            self.told.precision.backward(loss)
-            losses.append(loss.item())
+            gate, told, decided = self._play(generator) if self._whole is None else self._walk(self._whole, generator)
+        parts = range(self.config.accumulate)
+        losses = [self._learn(write(part)) for part in parts]
+        looks = decided is not None and diagnostics.due(self.update) and not self.config.frozen
+        of_texts = gradients(self.student, self._processes) if looks else []
+        if gate is not None:
+            losses += [self._learn(self.config.gate_weight * gate(part)) for part in parts]
         self._processes.add_gradients(self.student.parameters())
+        rate = self._set_rate()
+        if looks and self._processes.main:
+            assert decided is not None
+            told |= drift_numbers(
+                self.told, of_texts, self._optimizers, self._make_optimizers, decided, self.config.clip
+            )
         held = self._held if self.config.holds(stage) else None
         if held is not None:
             held.mask()
         sound = self.told.precision.clip(self.student.parameters(), self._optimizers, self.config.clip)
-        rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
         for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("rate", 1.0)
             if sound:
                 optimizer.step()
             optimizer.zero_grad()
         if held is not None:
             held.put_back()
         self._average.follow(self.student, self.update + 1, self.config.ema_decay)
-        own = self._own_tokens if stage is Stage.PCL else 0
-        shares = diagnostics.data_shares({"own": own, **self._writing.tokens})
+        shares = diagnostics.data_shares({"own": self._own_tokens, **self._writing.tokens})
         return {"loss": self._processes.total(losses), "rate": rate, **numbers, **told, **shares}
+
+    def _learn(self, loss: Tensor) -> float:
+        """Add a part's gradients, and say its loss."""
+        self.told.precision.backward(loss)
+        return loss.item()
+
+    def _set_rate(self) -> float:
+        """Give the optimisers the update's rate."""
+        rate = self.config.learning_rate * rate_factor(self.update, self._recipe)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("rate", 1.0)
+        return rate
+
+    def _make_optimizers(self, student: PreTrainedModel) -> list[torch.optim.Optimizer]:
+        return make_optimizers(student, self._recipe, self._pool)
 
     def _slices(self, items: int) -> list[slice]:
         return self._processes.slices(items, self.config.accumulate)
 
-    def _play(self, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
-        """The gate's loss along the student's drafts; moves the prices."""
+    def _play(self, generator: np.random.Generator) -> tuple[PartLoss, Numbers, Places]:
+        """The gate's loss along the student's drafts, and where it decides in the first part; moves the prices."""
         config, data, processes = self.config, self.data, self._processes
         chosen = generator.choice(data.asking, size=config.episodes)
         limits, prompts = self.told.prompts(generator, chosen.tolist())
@@ -237,17 +267,17 @@ class Joint:
         one = slices[0]
         read = [data.prompts[i] for i in chosen[one]]
         numbers |= self._look(parts[0], passes.seen[0][0], read, prices[one], spendable[one], alpha)
-        return lambda part: shares[part] * mean(passes(part)[0]), numbers
+        return lambda part: shares[part] * mean(passes(part)[0]), numbers, own_places(parts[0])
 
-    def _walk(self, whole: WholePlay, generator: np.random.Generator) -> tuple[PartLoss, Numbers]:
-        """The whole residual's loss along sampled texts; moves the prices."""
+    def _walk(self, whole: WholePlay, generator: np.random.Generator) -> tuple[PartLoss, Numbers, Places]:
+        """The whole residual's loss along sampled texts, and where it decided in fresh ones; moves the prices."""
         alpha = self.config.alpha_at(self.update)
         fresh, limits, played = whole.play(generator)
         self._own_tokens = whole.own_tokens
         walks = whole.with_recent(fresh, generator)
         loss, numbers = whole.loss(walks, len(fresh), self.prices(walks.limits.double().numpy()), alpha)
         numbers |= {"gate": float(loss.detach()), "alpha": alpha} | self._charge(limits, played)
-        return lambda part: loss, numbers
+        return lambda part: loss, numbers, (fresh.texts, torch.ones(len(fresh.texts.tokens), dtype=torch.bool))
 
     def _charge(self, limits: FloatArray, played: Played) -> Numbers:
         """Move the prices by what play under these limits (episodes,) spent, and say what it came to."""
@@ -270,7 +300,7 @@ class Joint:
     ) -> Numbers:
         """What the log is told now and then of this process's first part; `read` are the prompts without rules."""
         numbers: Numbers = {}
-        along = (self.update + 1) % diagnostics.EVERY == 0
+        along = diagnostics.due(self.update)
         beside = self.teacher is not None and (self.update + 1) % diagnostics.TEACHER_EVERY == 0
         if not (self._processes.main and (along or beside)):
             return numbers
@@ -302,6 +332,7 @@ class Joint:
             "multiplier": self.multiplier.state(),
             "scaler": self.told.precision.state(),
             "whole": {} if self._whole is None else self._whole.state(),
+            "cost": asdict(self.cost),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -311,6 +342,7 @@ class Joint:
             optimizer.load_state_dict(saved)
         self.multiplier.restore(state["multiplier"])
         self.told.precision.restore(state["scaler"])
+        self.cost = TrainingCost(**state["cost"])
         if self._whole is not None:
             self._whole.restore(state["whole"])
 

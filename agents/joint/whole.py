@@ -101,16 +101,18 @@ class WholePlay:
         heads = [*self._earned.parameters(), *self._spent.parameters()]
         self._optimizer = torch.optim.Adam(heads, config.value_lr)
         self._recent: deque[Walks] = deque(maxlen=max(config.replay, 1))
-        self.own_tokens = 0  # of the last update's fresh walks
+        self.own_tokens = self.read_tokens = 0  # of the last update's fresh walks; what the teacher read for them
 
     def play(self, generator: np.random.Generator) -> tuple[Walks, NDArray[np.float64], Played]:
         """Fresh walks, (walks,) their limits, and what they came to."""
         places = generator.choice(len(self._data.asking), size=self._config.episodes)
         limits, words = self._told.wording.draw(generator, len(places))
         encoded = [self._data.prompts[i] for i in self._data.asking[places]]
+        before = self._env.game.texts.teacher_tokens
         with torch.no_grad():
             walks, outcomes = walk(self._env, places, encoded, limits, words, int(generator.integers(2**31)))
         self.own_tokens = int((~walks.asked).sum())
+        self.read_tokens = self._env.game.texts.teacher_tokens - before
         return walks, limits, Played(self._data.scale * outcomes.quality, outcomes.calls, outcomes.tokens)
 
     def with_recent(self, fresh: Walks, generator: np.random.Generator) -> Walks:

@@ -85,6 +85,8 @@ def test_modelled_time_and_teacher_tokens_are_those_of_the_decisions() -> None:
     alone = play(env, student_alone(layout, actions), ALL, FREE)
     assert alone.milliseconds == pytest.approx(alone.outcomes.tokens * TABLE.student_ms)
     assert env.teacher_tokens == 0
+    assert env.env_steps % env.num_envs == 0
+    assert env.env_steps >= alone.outcomes.tokens.sum()
     taught = play(env, teacher_alone(layout, actions), ALL, FREE)
     prompt = np.array([len(words.split()) for words in PROMPTS])
     steps = taught.outcomes.tokens

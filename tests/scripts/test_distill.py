@@ -65,7 +65,11 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_rows_of_an_unbroken_one(
     assert found["search"] == wanted["search"]
     assert {row["tokens"] for row in found["rows"] if row["loss"] == "supervised"} == {0}
     assert (options.work / "pcl-1" / "model.safetensors").is_file()
-    assert "supervised" in capsys.readouterr().out.splitlines()[-3]
+    printed = capsys.readouterr().out.splitlines()
+    heading, line = printed[-6].split(), dict(zip(printed[-6].split(), printed[-3].split(), strict=True))
+    assert heading[0] == "loss"
+    assert (line["loss"], line["updates"], line["tokens"]) == ("supervised", "3", "0")
+    assert float(line["s"]) >= 0, "equal compute can be judged: processor seconds, updates and teacher tokens"
     with pytest.raises(ValueError, match="updates 3 there, 4 now"):
         main(replace(options, updates=4))
 

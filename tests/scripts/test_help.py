@@ -19,6 +19,7 @@ from scripts import (
     evaluate,
     generate,
     joint,
+    joint_picture,
     latency,
     prepare,
     prepare_smollm2,
@@ -30,7 +31,8 @@ from scripts import (
 OPTIONS = [
     *(pytest.param(script, script.Options, id=script.__name__)
       for script in (
-          ablate, assess, benchmark, deepen, demo, distill, evaluate, generate, joint, latency, report, speed, train
+          ablate, assess, benchmark, deepen, demo, distill, evaluate, generate, joint, joint_picture, latency, report,
+          speed, train,
       )),
     pytest.param(prepare, prepare.Pronounce, id="scripts.prepare"),
     pytest.param(debian_data, debian_data.Debian, id="scripts.prepare-debian"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.joint.training_cost import TrainingCost
 from scripts.joint_rivals import RivalOptions, distil
 from tests.launching import launch
 from tw_env.policies import AskToken
@@ -28,8 +29,11 @@ def test_two_processes_train_and_the_main_one_writes(tmp_path: Path) -> None:
     assert len(list((out / "tensorboard").iterdir())) == 1
 
 
-def test_a_rival_may_be_taken_as_it_is_if_it_is_named(tmp_path: Path) -> None:
-    options = RivalOptions(tmp_path, updates=0, student=str(tmp_path / "student"), seconds=3.0)
-    assert distil(options) == (tmp_path / "student", 3.0)
+def test_a_rival_may_be_taken_as_it_is_if_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = RivalOptions(tmp_path, updates=0, student=str(tmp_path))
+    assert distil(options) == (tmp_path, TrainingCost())
+    assert "no training.json in" in capsys.readouterr().out
+    TrainingCost(3.0, 2, teacher_tokens={"words": 9}).save(tmp_path)
+    assert distil(options) == (tmp_path, TrainingCost(3.0, 2, teacher_tokens={"words": 9}))
     with pytest.raises(ValueError, match="Expected --student with --updates 0, got none"):
         distil(replace(options, student=None))

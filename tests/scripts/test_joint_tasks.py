@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from agents.baselines.calibration import CalibrationConfig
+from agents.baselines.heuristic import Heuristic
+from agents.joint import diagnostics
 from agents.joint.config import JointConfig
+from agents.joint.deployment import MODEL
 from agents.joint.sampling import Writer
+from agents.joint.teacher import ScoredTexts
+from agents.joint.training_cost import TrainingCost
 from agents.joint.wording import FREE, NEVER
 from scripts import evaluate, generate
+from scripts import joint_rivals as rivals
 from scripts.joint import Options, main, original_of, settings_of, teacher_of
+from scripts.joint_curves import read_scalars
 from scripts.joint_rules import AMBIGUOUS, HELD_BACK_LIMITS, JUDGED, OPEN, judged_rules, readable
 from scripts.latency import Options as LatencyOptions
 from scripts.latency import main as measure_latency
@@ -25,6 +36,17 @@ from tw_env.tasks import pronounce
 from tw_env.tasks.shipped import shipped_pair
 
 CAP = 6
+CONFIG = JointConfig(clone=6, pcl=4, episodes=8, texts=8, limits=(0.1, 0.3))
+
+
+def options_of(folder: Path, **changed: Any) -> dict[str, Any]:
+    """Of a run on the letters in this folder."""
+    names = {name: value for name, value in names_of(source_pair("t5", POSITIONS)).items() if name != "device"}
+    shared = {
+        "rows": folder / "rows.json", "task": "summarize", "data": str(folder / "letters.jsonl"), "metric": "edit",
+        "held": 8, "max_new_tokens": CAP, "play_rows": 32, "device": "cpu", "stored": folder / "stored.safetensors",
+    }  # fmt: skip
+    return {**shared, **names, **changed}
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +63,24 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if text
     ]
     (folder / "letters.jsonl").write_text("\n".join(json.dumps(record) for record in records))
-    names = {name: value for name, value in names_of(pair).items() if name != "device"}
-    config = JointConfig(clone=2, pcl=2, episodes=8, texts=8, limits=(0.1, 0.3))
-    main(
-        Options(
-            out=folder / "run", rows=folder / "rows.json", task="summarize", data=str(folder / "letters.jsonl"),
-            metric="edit", held=8, max_new_tokens=CAP, play_rows=32, config=config, device="cpu", **names,
-        )
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnostics, "TEACHER_EVERY", 10)
+        main(Options(out=folder / "run", config=CONFIG, **options_of(folder)))
     return folder
+
+
+def test_the_log_is_read_back_as_curves_of_every_group(run_folder: Path) -> None:
+    curves = read_scalars(run_folder / "run")
+    assert {tag.split("/")[0] for tag in curves} >= {
+        "asked", "lambda", "violation", "kl", "drift", "value", "residual", "nats", "share",
+    }  # fmt: skip
+    assert {"lambda/0.1", "lambda/0.3", "kl/own", "asking/auc", "quality", "calls_per_token"} <= set(curves)
+    for tag, (updates, values) in curves.items():
+        assert updates.tolist() == [CONFIG.updates], tag
+        assert np.isfinite(values).all(), tag
+    assert all(0 <= curves[tag][1][0] <= 1 for tag in curves if tag.startswith("asked/"))
+    assert curves["lambda/0.1"][1][0] > curves["lambda/0.3"][1][0] > 0
+    assert sum(float(curves[f"share/{who}"][1][0]) for who in ("own", "gold", "teacher")) == pytest.approx(1.0)
 
 
 def test_an_encoder_decoder_is_trained_saved_and_judged(run_folder: Path) -> None:
@@ -75,6 +106,33 @@ def test_a_run_tells_task_and_pair(run_folder: Path, capsys: pytest.CaptureFixtu
     assert "calls per token" in capsys.readouterr().out
     kept = json.loads((run_folder / "run" / "settings.json").read_text())
     assert (kept["task"], kept["metric"], kept["teacher"]) == ("summarize", "edit", names["teacher"])
+
+
+def test_rows_say_what_training_took_with_the_runs_before(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = json.loads((run_folder / "rows.json").read_text())[0]
+    student = run_folder / "run" / MODEL
+    taken = TrainingCost.read(student)
+    assert taken is not None
+    assert taken.updates == CONFIG.updates
+    assert taken.env_steps >= CONFIG.pcl * CONFIG.episodes
+    (read,) = taken.teacher_tokens.values()
+    assert read == ScoredTexts.load(run_folder / "stored.safetensors").teacher_tokens
+    assert first["training_teacher_tokens"] > read, "the cut was fitted in play with the teacher"
+    assert first["training_env_steps"] > taken.env_steps
+
+    quick = CalibrationConfig((0.1,), prompts=8, rounds=2)
+    monkeypatch.setattr(rivals, "RIVALS", {"SELF/VERIFY": ("surprise_at_end",)})
+    monkeypatch.setattr(rivals, "Heuristic", partial(Heuristic, config=quick))
+    begun = options_of(run_folder, student=str(student), rows=run_folder / "rivals.json")
+    rivals.main(rivals.RivalOptions(out=run_folder / "rival", updates=3, **begun))
+    rival = TrainingCost.read(run_folder / "rival" / MODEL)
+    assert rival is not None
+    assert (rival.updates, rival.env_steps) == (CONFIG.updates + 3, taken.env_steps)
+    assert rival.seconds > taken.seconds
+    assert rival.teacher_tokens == taken.teacher_tokens, "both learnt from the same texts, which were written once"
+    for row in json.loads((run_folder / "rivals.json").read_text()):
+        assert row["training_teacher_tokens"] > read
+        assert row["training_seconds"] > rival.seconds
 
 
 def test_its_latency_is_measured_beside_the_others(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from agents.joint.config import JointConfig
+from agents.joint.drift import gradients
 from agents.joint.parallel import Processes
 from agents.joint.trainer import Joint
 from tests.agents.joint.test_trainer import SHORT, data, student
@@ -41,6 +42,11 @@ def check(processes: Processes) -> None:
     number = processes.index + 1.0
     weight = nn.Parameter(torch.full((2,), number))
     weight.grad = torch.full((2,), number)
+    layer = nn.Linear(1, 1)
+    layer.weight.grad = torch.full((1, 1), number)
+    summed, nothing = gradients(layer, processes)
+    assert (summed, nothing) == (torch.full((1, 1), 3.0), None)
+    assert layer.weight.grad.item() == number, "its own stays"
     processes.add_gradients(iter([weight]))
     processes.agree(iter([weight]))
     assert weight.grad.tolist() == [3.0, 3.0]

@@ -230,6 +230,8 @@ def test_the_log_moves_no_weight(call: Any, monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(one, other)
     groups = {name.split("/")[0] for name in numbers[SHORT.updates]}
     assert {"residual", "value", "asked", "asking", "kl", "nats", "share", "lambda"} <= groups
+    assert {"drift/writing", "drift/gate"} <= set(numbers[SHORT.updates])
+    assert not any(name.startswith("drift") for name in numbers[1])
     assert numbers[1]["share/own"] == 0.0
     assert 0.0 < numbers[SHORT.updates]["share/own"] < 1.0
     assert all(math.isfinite(value) for value in numbers[SHORT.updates].values())

@@ -103,13 +103,21 @@ def test_rules_in_words_are_learnt(kind: str, call: Any) -> None:
 
 
 def test_a_run_in_pieces_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = Joint(*student(), data(), SHORT).run()
-    Joint(*student(), data(), SHORT, tmp_path).run(until=4)
+    unbroken = Joint(*student(), data(), SHORT)
+    whole = unbroken.run()
+    Joint(*student(), data(), SHORT, tmp_path).run(until=5)
+    resumed = Joint(*student(), data(), SHORT, tmp_path)
+    before = resumed.cost
     told: list[int] = []
-    again = Joint(*student(), data(), SHORT, tmp_path).run(lambda update, numbers: told.append(update))
-    assert told == [5, 6]
+    again = resumed.run(lambda update, numbers: told.append(update))
+    assert told == [6]
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+    assert (before.updates, before.env_steps > 0) == (5, True)
+    assert resumed.cost.seconds > before.seconds > 0
+    assert replace(resumed.cost, seconds=0.0) == replace(unbroken.cost, seconds=0.0)
+    assert unbroken.cost.updates == 6
+    assert unbroken.cost.env_steps >= SHORT.pcl * SHORT.episodes, "a token for each episode at least"
     with pytest.raises(ValueError, match="gate_weight differ"):
         Joint(*student(), data(), replace(SHORT, gate_weight=2.0), tmp_path)
 

@@ -19,6 +19,7 @@ from agents.joint.reading import Texts
 from agents.joint.student import ask_log_odds, asking_student, start_asking
 from agents.joint.teacher import Teacher
 from agents.joint.trainer import Joint
+from agents.joint.training_cost import PLAY
 from agents.joint.walks import joined, walk
 from agents.joint.whole import gains_of, stretches, whole_residuals
 from tests.agents.joint.test_trainer import tokenizer
@@ -151,7 +152,12 @@ def test_a_few_updates_bring_the_student_nearer_and_go_on_from_a_checkpoint(tmp_
     student, tokens, data, env = setup()
     told: list[dict[str, float]] = []
     longer = replace(CONFIG, pcl=80, write_weight=0.0, learning_rate=2e-2, extremes=0.5, misread=0.0)
-    Joint(student, tokens, data, longer, game=env).run(lambda update, numbers: told.append(numbers))
+    joint = Joint(student, tokens, data, longer, game=env)
+    joint.run(lambda update, numbers: told.append(numbers))
+    assert joint.cost.teacher_tokens == {PLAY: env.game.texts.teacher_tokens}, "the teacher reads what is played"
+    assert joint.cost.env_steps > 0
+    assert {"drift/writing", "drift/gate"} <= told[9].keys()
+    assert told[9]["drift/writing"] == 0.0, "texts have no weight here"
     first, last = (np.mean([numbers["kl/walks"] for numbers in part]) for part in (told[:8], told[-8:]))
     assert last < 0.7 * first
     assert {"residual/1", "residual/4", "residual/end", "value/mean", "share/own"} <= told[0].keys()
