@@ -208,18 +208,29 @@ def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
     return Recorded(env)
 
 
-def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Save the student with its policy as one checkpoint."""
+def save(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write the student and its tokenizer; the folder."""
     folder = options.out / MODEL
     joint.averaged().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    actions = f"SELF/{options.config.call}"
-    env = game(options, "policy", folder, actions)
+    return folder
+
+
+def fitted(options: Options, folder: Path) -> AskToken:
+    """The policy of the student in a folder, its cut found on the held-back prompts."""
+    env = game(options, "policy", folder, f"SELF/{options.config.call}")
     policy = AskToken(env.layout, env.game.spec.actions, at_end=options.config.call == "VERIFY")
     held = np.arange(len(env.task.prompts))[-options.held :]
     cut = fit_cut(policy, env, held.tolist(), options.config.limits)
-    policy.save(folder)
-    print(f"student, tokenizer and policy written to {folder}; it calls where the log-odds lie above {cut:.2f}")
+    print(f"the student in {folder} calls where the log-odds lie above {cut:.2f}")
+    return policy
+
+
+def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Save the student with its policy as one checkpoint."""
+    folder = save(options, joint, tokenizer)
+    fitted(options, folder).save(folder)
+    print(f"student, tokenizer and policy written to {folder}")
     return folder
 
 
