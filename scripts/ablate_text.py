@@ -14,7 +14,7 @@ from scripts.ablate_joint import RULES
 
 Row = dict[str, Any]
 Column = tuple[str, str, str]  # head, field of the rows, format
-WIDEST = 150  # characters
+WIDEST = 180  # characters
 SHARE_COLUMNS: tuple[Column, ...] = (
     ("rank with the gap", "rank", ".2f"), ("closed form", "expected_rank", ".2f"),
     ("AUC of disagreement", "auc", ".3f"), ("closed form", "expected_auc", ".3f"),
