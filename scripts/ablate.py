@@ -2,36 +2,33 @@
 
 python -m scripts.ablate --out results/ablations.json
 python -m scripts.ablate --out results/ablations.json --only shares --seeds 0 1 2
+python -m scripts.ablate --only cloning frozen objective --told runs/told/model --started runs/started/model
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from agents.joint.config import JointConfig
 from agents.joint.distillation import DistillationConfig
 from agents.joint.objective import Loss
-from agents.joint.reading import Ids
-from agents.joint.sampling import Writer
-from agents.joint.shares import Places, fit_gate, judged, places_of
-from scripts.ablate_joint import JointBench, joint_variants
+from scripts.ablate_joint import VARIANTS, Begin, JointBench, refuse_missing
 from scripts.ablate_reasons import REASONS, ReasonBench
+from scripts.ablate_shares import SHARES, Recipe, Shares
 from scripts.ablate_text import print_tables
 from scripts.command import run
 from scripts.distill import SAMPLED, Bench, Table
 from scripts.distill import Options as DistillOptions
-from tw_env.settings import Settings, encode_prompts, load_models, load_task
+from scripts.joint import Options as JointOptions
 from tw_env.tasks import pronounce
 
 Row = dict[str, Any]
@@ -40,17 +37,18 @@ Row = dict[str, Any]
 class Ablation(StrEnum):
     """What is changed."""
 
-    SHARES = "shares"  # whose texts a gate learns from, beside a frozen pair
+    SHARES = "shares"  # whose texts a small gate learns from, beside a frozen pair
+    ASK_SHARES = "ask-shares"  # the same of the ask tokens of a student that is otherwise frozen
     REASONS = "reasons"  # how many ask tokens a student has, before it learns to use them
     LENGTHS = "lengths"  # path lengths of distillation
     VALUE = "value"  # V as a network, as the mean of a group, or 0
     EXPECTED = "expected"  # stored distributions instead of the drawn tokens
-    CLONING = "cloning"  # behaviour cloning before path consistency
+    CLONING = "cloning"  # behaviour cloning before path consistency, without it, alone
     FROZEN = "frozen"  # asking learnt on a student that is held still
+    OBJECTIVE = "objective"  # the policy gradient instead of path consistency
 
 
 START = "the start"
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 DISTILLED: dict[str, tuple[tuple[Ablation, ...], dict[str, Any]]] = {  # name -> where it belongs, what is changed
     "d = 1, 4, end; V a network": ((Ablation.LENGTHS, Ablation.VALUE, Ablation.EXPECTED), {}),
     "d = 1": ((Ablation.LENGTHS,), {"path_lengths": (1,)}),
@@ -61,12 +59,24 @@ DISTILLED: dict[str, tuple[tuple[Ablation, ...], dict[str, Any]]] = {  # name ->
     "stored distributions": ((Ablation.EXPECTED,), {"loss": Loss.PCL_EXPECTED}),
 }
 JOINT = {
-    "cloning": (Ablation.CLONING, Ablation.FROZEN),
+    "cloning, then PCL": (Ablation.CLONING, Ablation.FROZEN, Ablation.OBJECTIVE),
+    "cloning, then PCL, held still": (Ablation.FROZEN,),
+    "cloning alone": (Ablation.CLONING,),
     "no cloning": (Ablation.CLONING, Ablation.FROZEN),
-    "start, then frozen": (Ablation.FROZEN,),
-    "cloning, frozen": (Ablation.FROZEN,),
+    "no cloning, held still": (Ablation.FROZEN,),
+    "policy gradient": (Ablation.OBJECTIVE,),
 }
-MAY_DIFFER = ("out", "work", "only", "seeds", "threads", "device")  # when a table is taken up again
+ROWS = 512  # of the batched game, where so many texts are played
+SHARE_SETTINGS = ("share_words", "tested", "share_updates", "price")
+JOINT_SETTINGS = ("joint", "joint_words", "joint_held", "joint_tested")
+SETTINGS = {  # what the rows of each part depend on; none of the others makes them stale
+    "shares": SHARE_SETTINGS,
+    "ask shares": SHARE_SETTINGS,
+    "reasons": ("share_words", "tested"),
+    "distillation": ("start", "start_updates", "words", "tested", "distillation"),
+    "joint ASK": JOINT_SETTINGS,
+    "joint VERIFY": JOINT_SETTINGS,
+}
 
 
 @dataclass
@@ -82,9 +92,9 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """Seeds of each variant."""
     tested: int = 2000
-    """Held-out words on which everything is judged."""
+    """Held-out words on which everything but joint training is judged."""
     share_words: int = 4000
-    """Words of which student and teacher write a sampled text each, for `shares`."""
+    """Words of which student and teacher write a sampled text each, for `shares` and `ask-shares`."""
     share_updates: int = 400
     """Gradient steps of each gate there."""
     price: float = 1.0
@@ -99,50 +109,31 @@ class Options:
         default_factory=lambda: DistillationConfig(updates=150, batch=64, learning_rate=1e-3)
     )
     """Of each distillation; loss, path lengths, V and seed are set by the variant."""
-    joint_words: int = 6000
-    """Words of each training split in joint training."""
-    joint_held: int = 500
-    """Of them, words on which only the cut is found."""
-    joint_first: int = 800
-    """Updates before path consistency, of cloning or of the supervised start."""
-    joint_pcl: int = 200
-    """Updates of path consistency."""
-    joint: JointConfig = field(default_factory=lambda: JointConfig(episodes=64, texts=128, gold_share=0.0))
-    """Of joint training, on the teacher's texts alone, as cloning needs them; stages, limits, `frozen` and seed are set
-    by the variant."""
+    told: Path = Path("runs/told/model")
+    """Folder of a student that reads rules and was cloned to ask, from which joint training goes on."""
+    started: Path = Path("runs/started/model")
+    """Folder of one that reads rules and never asked."""
+    stored: Path | None = None
+    """File of the teacher's texts for joint training, written there if it is missing; None keeps it in --work."""
+    joint_words: int | None = None
+    """Only the first so many words of each training split in joint training; None takes all."""
+    joint_held: int = 2000
+    """Words of them that nothing is trained on, as when told and started were made: the cut is found there."""
+    joint_tested: int | None = None
+    """Only the first so many words of the test split; None takes all."""
+    joint: JointConfig = field(
+        default_factory=lambda: JointConfig(call="ASK", pcl=1200, learning_rate=1e-3, gate_weight=3.0)
+    )
+    """Of path consistency, `call` included; start, clone, frozen, objective and seed are set by the variant."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 1
     """Torch's threads."""
 
-
-class Shares:
-    """Places of texts that student and teacher sampled, once for all shares and seeds."""
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        words = options.share_words + options.tested
-        task = load_task(Settings(task="pronounce", split="policy", limit=words))
-        if len(task.prompts) < words:
-            raise ValueError(f"Expected at most {len(task.prompts)} words in all (share_words + tested), got {words}.")
-        self.pair, self.cap = load_models(Settings(task="pronounce", device=options.device)), task.max_new_tokens
-        prompts = encode_prompts(task, self.pair, self.cap)
-        learnt, held = prompts[: options.share_words], prompts[options.share_words :]
-        self.own, self.theirs = self._places(self.pair.student, learnt, 0), self._places(self.pair.teacher, learnt, 1)
-        self.held = self._places(self.pair.student, held, 2)
-
-    def _places(self, writer: PreTrainedModel, prompts: Sequence[Ids], seed: int) -> Places:
-        longest = max(map(len, prompts))
-        written = Writer(writer, longest, self.cap, self.pair.end_tokens, self.pair.vocabulary).sample(
-            prompts, np.random.default_rng(seed)
-        )
-        return places_of(self.pair.student, self.pair.teacher, written, self.pair.vocabulary)
-
-    def row(self, share: float, seed: int) -> Row:
-        """Fit a gate and judge it on the student's own held-out texts."""
-        options = self.options
-        gate = fit_gate(self.own, self.theirs, share, options.price, options.share_updates, seed=seed)
-        return {**judged(gate, self.held, share, options.price), "places": len(self.held)}
+    @property
+    def students(self) -> dict[Begin, Path]:
+        """Folders of those from which joint training goes on."""
+        return {Begin.TOLD: self.told, Begin.STARTED: self.started}
 
 
 @dataclass
@@ -154,7 +145,8 @@ class Benches:
     @cached_property
     def shares(self) -> Shares:
         """Of the frozen pair."""
-        return Shares(self.options)
+        options = self.options
+        return Shares(Recipe(options.share_words, options.tested, options.share_updates, options.price, options.device))
 
     @cached_property
     def reasons(self) -> ReasonBench:
@@ -176,14 +168,21 @@ class Benches:
     @cached_property
     def joint(self) -> JointBench:
         """Of joint training."""
-        options = self.options
-        return JointBench(
-            options.work / "joint", options.joint_words, options.joint_held, options.tested, options.device
-        )
+        options, work = self.options, self.options.work / "joint"
+        shared = JointOptions(
+            work, resume=True, stored=options.stored or work / "teacher.safetensors", limit=options.joint_words,
+            held=options.joint_held, judged=options.joint_tested, device=options.device,
+            play_rows=min(ROWS, options.joint_held * len(options.joint.limits)),
+        )  # fmt: skip
+        return JointBench(shared, options.students)
 
     def of_share(self, share: float, seed: int) -> Row:
         """The row of a gate that learnt from this share of own places."""
         return self.shares.row(share, seed)
+
+    def of_ask_share(self, share: float, seed: int) -> Row:
+        """The row of ask tokens that did."""
+        return self.shares.ask_row(share, seed)
 
     def of_reasons(self, reasons: int) -> Row:
         """The row of a student with so many ask tokens."""
@@ -218,24 +217,40 @@ def tasks(options: Options, benches: Benches) -> Iterator[Task]:
     for seed in options.seeds:
         for share in SHARES if Ablation.SHARES in options.only else ():
             yield "shares", f"{share:g}", seed, partial(benches.of_share, share, seed)
+        for share in SHARES if Ablation.ASK_SHARES in options.only else ():
+            yield "ask shares", f"{share:g}", seed, partial(benches.of_ask_share, share, seed)
         for name, (where, changed) in DISTILLED.items():
             if set(where) & set(options.only):
                 config = replace(options.distillation, seed=seed, **changed)
                 yield "distillation", name, seed, partial(benches.of_distillation, name, config)
-        variants = joint_variants(options.joint_first, options.joint_pcl, replace(options.joint, seed=seed))
-        for name, joint in variants.items():
-            if set(JOINT[name]) & set(options.only):
-                yield "joint", name, seed, partial(benches.of_joint, name, joint)
+        for name, where in JOINT.items():
+            if set(where) & set(options.only):
+                joint = replace(options.joint, seed=seed)
+                yield f"joint {joint.call}", name, seed, partial(benches.of_joint, name, joint)
+
+
+def missing(options: Options, table: Table, benches: Benches) -> list[Task]:
+    """What has no row yet.
+
+    Raises:
+        FileNotFoundError: a student that it begins from isn't there. ValueError: rows of other settings.
+    """
+    every, settings = list(tasks(options, benches)), asdict(options)
+    for part in dict.fromkeys(part for part, *_ in every):
+        table.keep_to({name: settings[name] for name in SETTINGS[part]}, part=part)
+    found = [task for task in every if table.find("rows", part=task[0], variant=task[1], seed=task[2]) is None]
+    for begin in {VARIANTS[variant].begin for part, variant, *_ in found if part.startswith("joint")}:
+        refuse_missing(begin, options.students[begin])
+    return found
 
 
 def main(options: Options) -> None:
     """Run what is missing, write the rows, print the tables."""
     torch.set_num_threads(options.threads)
-    table, benches = Table(options, MAY_DIFFER), Benches(options)
-    for part, variant, seed, make in tasks(options, benches):
-        if table.find("rows", part=part, variant=variant, seed=seed) is None:
-            print(f"{part}: {variant}, seed {seed}", flush=True)
-            table.add("rows", {"part": part, "variant": variant, "seed": seed, **make()})
+    table = Table(options.out)
+    for part, variant, seed, make in missing(options, table, Benches(options)):
+        print(f"{part}: {variant}, seed {seed}", flush=True)
+        table.add("rows", {"part": part, "variant": variant, "seed": seed, **make()})
     print_tables(table.content["rows"])
     print(f"rows written to {options.out}")
 

@@ -10,19 +10,29 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from scripts.ablate_joint import RULES
+
 Row = dict[str, Any]
 Column = tuple[str, str, str]  # head, field of the rows, format
-WIDEST = 140  # characters
+WIDEST = 180  # characters
+SHARE_COLUMNS: tuple[Column, ...] = (
+    ("rank with the gap", "rank", ".2f"), ("closed form", "expected_rank", ".2f"),
+    ("AUC of disagreement", "auc", ".3f"), ("closed form", "expected_auc", ".3f"),
+    ("mean logit", "logit", ".2f"), ("closed form", "expected_logit", ".2f"), ("rank with it", "fit", ".2f"),
+)  # fmt: skip
+JOINT_COLUMNS: tuple[Column, ...] = (
+    ("AUC of P(ask)", "auc", ".3f"), ("of p_max", "p_max_auc", ".3f"), ("right, never", "alone", ".1%"),
+    *((head, f"{name}/{rule}", form)
+      for rule in RULES for head, name, form in ((f"gap, {rule}", "gap", ".0%"), ("calls", "calls", ".1%"))),
+    ("s", "seconds", ".0f"),
+)  # fmt: skip
 PARTS: dict[str, tuple[str, str, tuple[Column, ...]]] = {  # title, what a variant is, columns
     "shares": (
-        "A gate beside the frozen pair, judged on the student's own texts; in the columns behind, the closed form",
+        "A small gate beside the frozen pair, judged on the student's own texts; behind each, the closed form",
         "own share of the places",
-        (
-            ("rank with the gap", "rank", ".2f"), ("closed form", "expected_rank", ".2f"),
-            ("AUC of disagreement", "auc", ".3f"), ("closed form", "expected_auc", ".3f"),
-            ("mean logit", "logit", ".2f"), ("closed form", "expected_logit", ".2f"), ("rank with it", "fit", ".2f"),
-        ),
+        SHARE_COLUMNS,
     ),
+    "ask shares": ("The same of the frozen student's own ask tokens", "own share of the places", SHARE_COLUMNS),
     "reasons": (
         "Ask tokens as they begin, at the places of the teacher's texts",
         "ask tokens",
@@ -39,16 +49,10 @@ PARTS: dict[str, tuple[str, str, tuple[Column, ...]]] = {  # title, what a varia
             ("KL to the teacher", "kl", ".3f"), ("teacher tokens", "tokens", ".0f"), ("s", "seconds", ".0f"),
         ),
     ),
-    "joint": (
-        "Joint training: recovered gap and calls per token under three rules",
-        "variant",
-        (
-            ("AUC of P(ask)", "auc", ".3f"), ("of p_max", "p_max_auc", ".3f"), ("right, never asking", "alone", ".1%"),
-            ("gap, 5%", "gap/0.05", ".0%"), ("calls", "calls/0.05", ".1%"),
-            ("gap, 10%", "gap/0.1", ".0%"), ("calls", "calls/0.1", ".1%"),
-            ("gap, 20%", "gap/0.2", ".0%"), ("calls", "calls/0.2", ".1%"), ("s", "seconds", ".0f"),
-        ),
-    ),
+    **{
+        f"joint {call}": (f"Joint training, {call}: recovered gap, calls per token by rule", "variant", JOINT_COLUMNS)
+        for call in ("ASK", "VERIFY")
+    },
 }  # fmt: skip
 
 
@@ -67,7 +71,8 @@ def print_tables(rows: Sequence[Row]) -> None:
         for variant in dict.fromkeys(row["variant"] for row in mine):
             found = [row for row in mine if row["variant"] == variant]
             cells = [cell([row[name] for row in found], form) for _, name, form in columns]
-            table.add_row(variant, str(len(found)), *cells)
+            began = found[0].get("began")
+            table.add_row(f"{variant} ({began})" if began else variant, str(len(found)), *cells)
         console.print(table)
 
 

@@ -207,24 +207,36 @@ class Table:
     """The rows on disk; those of a broken-off sweep are taken up again.
 
     Args:
-        options: the script's, a dataclass. may_differ: names of those that a later run may change.
+        path: the file; one that isn't there is begun.
     """
 
-    def __init__(self, options: Any, may_differ: Collection[str] = NOT_COMPARED) -> None:
-        self.path: Path = options.out
-        settings = json.loads(json.dumps(asdict(options), default=str))
-        self.content: dict[str, Any] = {"settings": settings, "ends": {}, "search": [], "rows": []}
-        if self.path.is_file():
-            found = json.loads(self.path.read_text())
-            before = found["settings"]
-            changed = [name for name in settings if name not in may_differ and before.get(name) != settings[name]]
-            if changed:
-                told = ", ".join(f"{name} {before.get(name)!r} there, {settings[name]!r} now" for name in changed)
-                raise ValueError(
-                    f"Expected the settings of the rows in {self.path}; {told}. Give the same settings, or another "
-                    "--out and --work."
-                )
-            self.content = {**found, "settings": settings}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {"settings": {}, "ends": {}, "search": [], "rows": []}
+        if path.is_file():
+            self.content = json.loads(path.read_text())
+
+    def keep_to(self, settings: dict[str, Any], may_differ: Collection[str] = (), part: str | None = None) -> None:
+        """Note what the rows that will be added are made with.
+
+        Args:
+            may_differ: names of settings that later rows may change. part: what the settings are those of, if the file
+                holds several tables that go stale apart.
+
+        Raises:
+            ValueError: other settings than those of the rows that are there.
+        """
+        settings = json.loads(json.dumps(settings, default=str))
+        known = self.content["settings"] if part is None else self.content["settings"].setdefault(part, {})
+        bound = known if part is None else [row for row in self.content["rows"] if row["part"] == part]
+        changed = [name for name in settings if name not in may_differ and known.get(name) != settings[name]]
+        if bound and changed:
+            told = ", ".join(f"{name} {known.get(name)!r} there, {settings[name]!r} now" for name in changed)
+            raise ValueError(
+                f"Expected the settings of the rows in {self.path}; {told}. Give the same settings, or another "
+                "--out and --work."
+            )
+        known.update(settings)
 
     def find(self, kind: str, **wanted: Any) -> Row | None:
         """The row with these values, if it is there."""
@@ -269,7 +281,9 @@ def print_table(content: dict[str, Any]) -> None:
 def main(options: Options) -> None:
     """Search a learning rate for each loss, train all, write the rows and print the table."""
     torch.set_num_threads(options.threads)
-    table, bench = Table(options), Bench(options)
+    table = Table(options.out)
+    table.keep_to(asdict(options), NOT_COMPARED)
+    bench = Bench(options)
     ends = table.content["ends"]
     for name, model in (("start", bench.start), ("teacher", bench.pair.teacher)):
         if name not in ends:

@@ -57,7 +57,7 @@ class Options:
     """Train one student together with its asking."""
 
     out: Path
-    """Folder of the run: checkpoint, TensorBoard log, settings.json and, at the end, model/ (student, tokenizer, policy,
+    """Folder of the run: checkpoint, TensorBoard log, settings.json and, at the end, model/ (student, tokenizer, policy
     and training.json: what it took, and what the run of --student took before)."""
     resume: bool = False
     """Go on from the last checkpoint, if there is one; the result is that of an uninterrupted run."""
@@ -210,23 +210,33 @@ def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
     return Recorded(env)
 
 
-def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> tuple[Path, TrainingCost]:
-    """Save the student with its policy as one checkpoint, and say what it took, earlier runs and its cut included."""
-    before = taken_before(options.student)
+def save(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write the student, its tokenizer and what it took; the folder."""
     folder = options.out / MODEL
     joint.averaged().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    joint.cost.save(folder, before)
-    actions = f"SELF/{options.config.call}"
-    env = game(options, "policy", folder, actions)
+    joint.cost.save(folder, taken_before(options.student))
+    return folder
+
+
+def fitted(options: Options, folder: Path) -> tuple[AskToken, TrainingCost]:
+    """The policy of the student in a folder, its cut found on the held-back prompts, and what that took."""
+    env = game(options, "policy", folder, f"SELF/{options.config.call}")
     policy = AskToken(env.layout, env.game.spec.actions, at_end=options.config.call == "VERIFY")
     held = np.arange(len(env.task.prompts))[-options.held :]
     began = time.process_time()
     cut = fit_cut(policy, env, held.tolist(), options.config.limits)
-    cost = ((before or TrainingCost()) + joint.cost).with_play(env, time.process_time() - began)
+    print(f"the student in {folder} calls where the log-odds lie above {cut:.2f}")
+    return policy, TrainingCost().with_play(env, time.process_time() - began)
+
+
+def deploy(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> tuple[Path, TrainingCost]:
+    """Save the student with its policy as one checkpoint, and say what it took, earlier runs and its cut included."""
+    folder = save(options, joint, tokenizer)
+    policy, play = fitted(options, folder)
     policy.save(folder)
-    print(f"student, tokenizer and policy written to {folder}; it calls where the log-odds lie above {cut:.2f}")
-    return folder, cost
+    print(f"student, tokenizer and policy written to {folder}")
+    return folder, (TrainingCost.read(folder) or joint.cost) + play
 
 
 def taken_before(student: str | None) -> TrainingCost | None:

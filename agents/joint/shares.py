@@ -10,12 +10,14 @@ are least, if y is the student's with share rho and the teacher's otherwise, whe
     logit P(ask) = rho KL(p_S || p_T) - (1 - rho) KL(p_T || p_S) - lambda
 
 so that the teacher's texts teach a gate to ask less exactly where the student is worse. The formula is exact in one
-state (tests/agents/joint/test_closed_forms.py); here a small gate learns it over real states.
+state (tests/agents/joint/test_closed_forms.py); here a gate learns it over real states: a small network that sees the
+student's state and is no part of it (`SmallGate`), or the student's own ask tokens (`AskGate`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +29,11 @@ from transformers import PreTrainedModel
 from agents.asking import auc
 from agents.joint.losses import forward_kl, path_loss, path_residuals, reverse_kl, token_gains, written
 from agents.joint.reading import Texts, chunks, log_distributions, states
+from agents.joint.student import ask_log_odds
 from agents.joint.teacher import CHUNK_TOKENS
 
 LIKELIEST = 5  # of the student's log-probabilities that the gate sees beside the hidden state
+RATE, ASK_RATE = 3e-3, 3e-2  # of Adam at the start; rows of ask tokens are long, and begin as doubts
 Row = dict[str, float | None]
 
 
@@ -108,6 +112,40 @@ class SmallGate(nn.Module):
         logit, value = self.layers((features - self.mean) / self.spread).unbind(1)
         return logit, value
 
+    def groups(self) -> list[dict[str, Any]]:
+        """What is learnt, and how fast."""
+        return [{"params": list(self.parameters()), "lr": RATE}]
+
+
+class AskGate(nn.Module):
+    """Logit of a student's own ask tokens, whose rows of its head alone are learnt, and V by a small network.
+
+    Args:
+        student: with ask tokens, a head without bias and unscaled states. seen: features, whose first columns are the
+            student's state. seed: of V's first weights.
+    """
+
+    known: Tensor
+
+    def __init__(self, student: PreTrainedModel, seen: Tensor, seed: int = 0) -> None:
+        super().__init__()
+        table, first = student.get_output_embeddings().weight.detach().float().cpu(), student.config.ask_token_ids[0]
+        self.register_buffer("known", table[:first].clone())
+        self.asks = nn.Parameter(table[first:].clone())
+        self.value = SmallGate(seen, seed=seed)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logit and V."""
+        logits = features[:, : self.asks.shape[1]] @ torch.cat([self.known, self.asks]).T
+        return ask_log_odds(logits, len(self.known)), self.value(features)[1]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What is learnt, and how fast."""
+        return [{"params": [self.asks], "lr": ASK_RATE}, *self.value.groups()]
+
+
+Gate = SmallGate | AskGate
+
 
 def one_step_loss(logit: Tensor, value: Tensor, gain: Tensor, price: float) -> Tensor:
     """Mean of C^2 / 2 over both choices of each place, all (places,); see the head of this file."""
@@ -120,15 +158,14 @@ def one_step_loss(logit: Tensor, value: Tensor, gain: Tensor, price: float) -> T
 
 
 def fit_gate(
-    own: Places, theirs: Places, share: float, price: float, updates: int, batch: int = 2048, seed: int = 0
-) -> SmallGate:
-    """A gate that learnt from batches of which the `share` is own places, the rest of the teacher's texts.
+    gate: Gate, own: Places, theirs: Places, share: float, price: float, updates: int, batch: int = 2048, seed: int = 0
+) -> None:
+    """Let a gate learn from batches of which the `share` is own places, the rest of the teacher's texts.
 
     Args:
         price: lambda, in nats. updates: of Adam, whose rate falls to zero.
     """
-    gate = SmallGate(torch.cat([own.features, theirs.features]), seed=seed)
-    optimizer = torch.optim.Adam(gate.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(gate.groups())
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, updates)
     generator = np.random.default_rng([seed, 1])
     count = round(share * batch)
@@ -142,11 +179,10 @@ def fit_gate(
         loss.backward()
         optimizer.step()
         schedule.step()
-    return gate
 
 
 @torch.inference_mode()
-def judged(gate: SmallGate, places: Places, share: float, price: float) -> Row:
+def judged(gate: Gate, places: Places, share: float, price: float) -> Row:
     """How a gate's logit goes with the gap KL(p_S || p_T), beside the closed form, which sees both models.
 
     `rank` is Spearman's correlation with the gap, `auc` the probability that a place where the likeliest tokens differ
