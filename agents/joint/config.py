@@ -80,11 +80,11 @@ class JointConfig:
     price: float = 0.2
     """Lambda at the start for a limit of .1 calls per token, in units of the metric per call; others go with the square
     root of 1 / limit."""
-    price_step: float = 0.005
+    price_step: float = 0.01
     """Lambda's move per call of violation in an episode."""
     price_least: float = 0.005
     """Least lambda: a price above 0 tells good calls from wasted ones where the limit doesn't bind."""
-    price_largest: float = 0.6
+    price_largest: float = 3.0
     """Largest lambda, and that of the rule "never"."""
     learning_rate: float = 4e-3
     """Peak step size, in units of an Adam update."""
