@@ -42,6 +42,8 @@ class JointConfig:
     """Texts of an update from which token probabilities learn."""
     gold_share: float = 0.5
     """Share of gold texts among them; the others are the teacher's."""
+    clone_weight: float = 1.0
+    """Weight of behaviour cloning beside the token loss. A small student's writing pays for a large one."""
     write_weight: float = 1.0
     """Weight of the token loss beside the gate's."""
     frozen: bool = False

@@ -69,7 +69,9 @@ class Writing:
             nats, log_odds = passes(part)
             weight = weights[part]
             writing = shares[part] * (write_weight * (weight * nats).sum() / weight.sum())
-            return writing if marks is None else writing + places[part] * clone_nats(log_odds, marks[part])
+            if marks is None:
+                return writing
+            return writing + config.clone_weight * places[part] * clone_nats(log_odds, marks[part])
 
         return loss, numbers
 

@@ -184,3 +184,30 @@ def test_what_does_not_fit_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="SELF/ASK in sampling"):
         walk(greedy, [0], data.prompts[:1], np.array([0.1]), ["max 10 %"], 0)
+
+
+def test_own_tokens_move_the_student_as_the_reverse_divergence_does_and_leave_the_ask_tokens() -> None:
+    """d = 1, V = 0, nobody asked: E[d C^2 / 2] over own tokens is the gradient of KL(p_S || p_T), z_ask stays."""
+    generator = torch.Generator().manual_seed(1)
+    teacher = torch.randn(4, generator=generator, dtype=torch.float64).log_softmax(-1)
+    scores = torch.randn(6, generator=generator, dtype=torch.float64).requires_grad_(True)  # two ask tokens
+    logprobs, tokens = scores[:4].log_softmax(-1), torch.arange(4)
+    starts, asked = torch.arange(5), torch.zeros(4, dtype=torch.bool)
+    odds, none = ask_log_odds(scores, 4).expand(4), torch.zeros(4, dtype=torch.float64)
+    gains = gains_of(logprobs[tokens], teacher[tokens], odds, asked, none, none, 0.0)
+    residual = whole_residuals(gains, none, starts, asked)[1]
+    drawn = logprobs.exp().detach()  # how often each token is drawn
+    (found,) = torch.autograd.grad((drawn * residual.square() / 2).sum(), scores, retain_graph=True)
+    divergence = (logprobs.exp() * (logprobs - teacher)).sum()
+    (expected,) = torch.autograd.grad(divergence, scores)
+    torch.testing.assert_close(found, expected)
+    assert (found[4:] == 0).all()
+
+
+def test_the_value_is_zero_at_the_teacher_if_nobody_may_ask() -> None:
+    teacher = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).log()
+    starts, asked = torch.tensor([0, 3]), torch.zeros(3, dtype=torch.bool)
+    never, none = torch.full((3,), -80.0, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    gains = gains_of(teacher, teacher, never, asked, torch.full_like(none, 5.0), none, 1.0)
+    for residual in whole_residuals(gains, none, starts, asked).values():
+        torch.testing.assert_close(residual, none)
