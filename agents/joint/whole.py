@@ -28,17 +28,19 @@ from torch.nn import functional
 
 from agents.joint.config import JointConfig, JointData
 from agents.joint.gate import Played
+from agents.joint.lesson import Lesson
 from agents.joint.losses import path_loss, path_residuals, reach, token_gains, written
+from agents.joint.prices import CallPrices, Numbers
 from agents.joint.reading import all_states, scores
 from agents.joint.student import ask_log_odds
 from agents.joint.told import ToldStudent
+from agents.joint.training_cost import PLAY
 from agents.joint.values import ValueHead
 from agents.joint.walks import Walks, joined, walk
 from agents.joint.wording import FREE
 from agents.pcl.losses import remaining
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
-Numbers = dict[str, float]
 LENGTHS: tuple[int | None, ...] = (1, 4, None)  # d of the stretches, several at once; None goes to their end
 
 
@@ -101,7 +103,22 @@ class WholePlay:
         heads = [*self._earned.parameters(), *self._spent.parameters()]
         self._optimizer = torch.optim.Adam(heads, config.value_lr)
         self._recent: deque[Walks] = deque(maxlen=max(config.replay, 1))
-        self.own_tokens = self.read_tokens = 0  # of the last update's fresh walks; what the teacher read for them
+        self._read_tokens = 0  # by the teacher, for the last update's fresh walks
+
+    @property
+    def read(self) -> dict[str, int]:
+        """What the teacher read for the last update's fresh walks."""
+        return {PLAY: self._read_tokens}
+
+    def lesson(self, generator: np.random.Generator, update: int, prices: CallPrices) -> Lesson:
+        """The whole residual's loss along sampled texts, which decide at every token; moves the prices."""
+        alpha = self._config.alpha_at(update)
+        fresh, limits, played = self.play(generator)
+        walks = self.with_recent(fresh, generator)
+        loss, numbers = self.loss(walks, len(fresh), prices.of(walks.limits.double().numpy()), alpha)
+        numbers |= {"gate": float(loss.detach()), "alpha": alpha} | prices.charge(limits, played)
+        everywhere = torch.ones(len(fresh.texts.tokens), dtype=torch.bool)
+        return Lesson(lambda part: loss, numbers, (fresh.texts, everywhere), int((~fresh.asked).sum()))
 
     def play(self, generator: np.random.Generator) -> tuple[Walks, NDArray[np.float64], Played]:
         """Fresh walks, (walks,) their limits, and what they came to."""
@@ -111,8 +128,7 @@ class WholePlay:
         before = self._env.game.texts.teacher_tokens
         with torch.no_grad():
             walks, outcomes = walk(self._env, places, encoded, limits, words, int(generator.integers(2**31)))
-        self.own_tokens = int((~walks.asked).sum())
-        self.read_tokens = self._env.game.texts.teacher_tokens - before
+        self._read_tokens = self._env.game.texts.teacher_tokens - before
         return walks, limits, Played(self._data.scale * outcomes.quality, outcomes.calls, outcomes.tokens)
 
     def with_recent(self, fresh: Walks, generator: np.random.Generator) -> Walks:

@@ -34,7 +34,7 @@ def weights(config: JointConfig, folder: Path | None = None, until: int | None =
     joint = Joint(*student(), data(), config, folder)
     model = joint.run(until=until)
     found = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    return found | {"multiplier": torch.from_numpy(joint.multiplier.value)}
+    return found | {"multiplier": torch.from_numpy(joint.prices.multiplier.value)}
 
 
 def check(processes: Processes) -> None:

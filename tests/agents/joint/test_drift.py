@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from agents.joint.drafts import Drafts, write_drafts
+from agents.joint.drafts import Drafts
 from agents.joint.drift import Optimizers, drift, own_places
 from agents.joint.reading import Texts
 from agents.joint.student import start_asking
 from agents.joint.trainer import Joint
 from agents.supervised import SupervisedConfig, make_optimizers
-from tests.agents.joint.test_trainer import END, SHORT, data, student
+from tests.agents.joint.test_trainer import SHORT, data, student
 
 RATE, NO_CLIP = 1e-4, 1e9
 LEAST = 1e-5  # gradients far above AdamW's epsilon
@@ -40,9 +40,7 @@ def joint() -> Joint:
 
 @pytest.fixture(scope="module")
 def drafts(joint: Joint) -> Drafts:
-    every = np.arange(8)
-    prompts, stored = data().prompts[:8], data().stored[:8]
-    return write_drafts(joint._writer, prompts, stored, every, data().quality, (END,))
+    return joint._play.drafts(data().prompts[:8], np.arange(8))
 
 
 def own_log_odds(joint: Joint, drafts: Drafts) -> torch.Tensor:

@@ -21,7 +21,6 @@ from transformers import (
 )
 
 from agents.joint.config import JointConfig, JointData, Stage
-from agents.joint.drafts import write_drafts
 from agents.joint.gate import choices_of
 from agents.joint.marking import marked
 from agents.joint.reading import Texts, states
@@ -78,7 +77,7 @@ def data() -> JointData:
 def calls_under(joint: Joint, model: PreTrainedModel, words: str, call: Action) -> float:
     """Calls an output that the gate expects when it reads this rule."""
     prompts = joint.told.wording.before(np.random.default_rng(0), [words] * WORDS, data().prompts)
-    drafts = write_drafts(joint._writer, prompts, data().stored, np.arange(WORDS), data().quality, (END,))
+    drafts = joint._play.drafts(prompts, np.arange(WORDS))
     joint.student.load_state_dict(model.state_dict())
     with torch.no_grad():
         _, log_odds = joint.told.thoughts(drafts.texts)
@@ -134,7 +133,7 @@ def test_each_stage_trains_what_it_should() -> None:
 
 def test_prices_of_never_and_of_no_limit() -> None:
     joint = Joint(*student(), data(), SHORT)
-    prices = joint.prices(np.array([NEVER, 0.05, FREE]))
+    prices = joint.prices.of(np.array([NEVER, 0.05, FREE]))
     assert prices[0] == SHORT.price_largest
     assert prices[1] == pytest.approx(SHORT.price * 2**0.5)
     assert prices[2] == 0.0
