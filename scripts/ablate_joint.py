@@ -19,7 +19,8 @@ from agents.joint.deployment import MODEL, ranking, rows_of, told
 from agents.joint.parallel import Processes
 from agents.joint.wording import FREE, NEVER
 from scripts.joint import Options as JointOptions
-from scripts.joint import fitted, game, original_ends, save, settings_of, train
+from scripts.joint import fitted, save, train
+from scripts.joint_games import game, original_ends, settings_of
 from tw_env.settings import load_models
 
 Row = dict[str, Any]

@@ -15,20 +15,19 @@ import copy
 import json
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-import tw_env
 from agents.checkpoint import drop_checkpoint
-from agents.evaluation import Ends, Row, play_ends
-from agents.joint.config import JointConfig, JointData
+from agents.evaluation import Row
+from agents.joint.config import JointData
 from agents.joint.deployment import MODEL, fit_cut, ranking, rows_of
 from agents.joint.parallel import Processes
 from agents.joint.student import asking_student
@@ -36,25 +35,21 @@ from agents.joint.teacher import ScoredTexts, Teacher
 from agents.joint.trainer import Joint, Log
 from agents.joint.training_cost import FILE, TrainingCost, fingerprint
 from agents.learning_env import reward_scale
-from agents.recording import Recorded
 from scripts.answers import answers
 from scripts.command import run
+from scripts.joint_games import GameOptions, game, original_ends, original_game, sampled_game, settings_of
 from scripts.joint_rules import judged_rules
 from scripts.rows import read_rows
 from scripts.runs import record, write_settings
-from tw_env.decoding.loading import Pair, register_model
+from tw_env.decoding.loading import Pair
 from tw_env.policies import AskToken
-from tw_env.settings import WORDED, Settings, encode_prompts, load_models, load_task
-from tw_env.tasks.shipped import shipped_pair
+from tw_env.settings import WORDED, encode_prompts, load_models, load_task
 from tw_env.tasks.translate import language_pair
-from tw_env.vector_env import AssistedDecodingVectorEnv
-
-IN_TRAINING = "memory:joint-student"
 
 
 @dataclass
-class Options:
-    """Train one student together with its asking."""
+class RunOptions:
+    """Where a run lies, and what is written there."""
 
     out: Path
     """Folder of the run: checkpoint, TensorBoard log, settings.json and, at the end, model/ (student, tokenizer, policy
@@ -63,64 +58,20 @@ class Options:
     """Go on from the last checkpoint, if there is one; the result is that of an uninterrupted run."""
     rows: Path | None = None
     """JSON file to which rows of the benchmark on the test split are added; None measures nothing."""
-    task: Literal["pronounce", "translate", "summarize", "text"] = "pronounce"
-    """The task; its metric is what asking is worth."""
-    student: str | None = None
-    """Folder or hub id of the student to begin with, one that asks already (OUT/model) included; None takes the pair
-    that ships."""
-    original: str | None = None
-    """Folder or hub id of the student whose gap to the teacher is recovered; None takes the one that ships, or that of
-    --student where a teacher is named, too."""
-    teacher: str | None = None
-    """Folder or hub id of the teacher."""
-    data: str | None = None
-    """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
-    metric: str | None = None
-    """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
-    template: str | None = None
-    """What models read, with {text} where the text goes; None leaves the wording to the task."""
+
+
+@dataclass
+class Options(GameOptions, RunOptions):  # in --help, those of the last one stand first
+    """Train one student together with its asking."""
+
     held: int = 2000
     """Prompts of the policy split that nothing is trained on: the cut is found on them."""
-    limit: int | None = None
-    """Only the first so many prompts of every split."""
-    judged: int | None = None
-    """Only the first so many prompts of the test split."""
-    max_new_tokens: int | None = None
-    """Cap on new tokens; None takes the task's."""
     stored: Path | None = None
     """File of the teacher's texts, written there if it is missing; None keeps it in the run's folder."""
     teacher_log: bool = True
     """Whether the teacher scores a few own drafts now and then, for the TensorBoard log alone."""
-    play_rows: int = 512
-    """Rows of the batched game in evaluation."""
-    device: str = "auto"
-    """auto, cpu or cuda; with several processes, auto and cuda give each a GPU of its own."""
     threads: int = 1
     """Torch's threads."""
-    config: JointConfig = field(default_factory=JointConfig)
-    """Of the training."""
-
-
-def settings_of(options: Options, split: str | None) -> Settings:
-    """The game's settings for a split of the task."""
-    limits = [limit for limit in (options.limit, options.judged if split == "test" else None) if limit is not None]
-    return Settings(
-        task=options.task, split=split, student=options.student,
-        teacher=teacher_of(options) if options.student else options.teacher, data=options.data, metric=options.metric,
-        template=options.template, limit=min(limits, default=None), max_new_tokens=options.max_new_tokens,
-        device=options.device,
-    )  # fmt: skip
-
-
-def teacher_of(options: Options) -> str:
-    """Folder or hub id of the teacher."""
-    return options.teacher or str(shipped_pair(options.task).teacher)
-
-
-def original_of(options: Options) -> str:
-    """Folder or hub id of the student whose gap is recovered."""
-    own = options.student if options.teacher else None
-    return options.original or own or str(shipped_pair(options.task).student)
 
 
 def load_data(options: Options, pair: Pair) -> JointData:
@@ -198,18 +149,6 @@ def show(options: Options, update: int, stack: ExitStack) -> Log:
     return log
 
 
-def game(options: Options, split: str, model: Path, actions: str) -> Recorded:
-    """The game of the trained student on a split."""
-    settings = settings_of(options, split)
-    task = load_task(settings)
-    env = tw_env.make_vec(
-        f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, student=str(model), teacher=teacher_of(options),
-        actions=actions, reward="quality", device=options.device,
-        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
-    )  # fmt: skip
-    return Recorded(env)
-
-
 def save(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write the student, its tokenizer and what it took; the folder."""
     folder = options.out / MODEL
@@ -257,35 +196,6 @@ def judge(options: Options, folder: Path, cost: TrainingCost) -> list[Row]:
     rows = rows_of(policy, env, ends, judged_rules(env.pair.tokenizer), agent, config.seed, **cost.fields())
     auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
     return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]
-
-
-def original_ends(options: Options) -> Ends:
-    """Both ends of the gap, of the pair that training began with, on the test prompts."""
-    env = original_game(options, "test")
-    return play_ends(env, np.arange(len(env.task.prompts)))
-
-
-def original_game(options: Options, split: str) -> AssistedDecodingVectorEnv:
-    """The game of the pair that training began with, on a split."""
-    task = load_task(settings_of(options, split))
-    return tw_env.make_vec(
-        f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, teacher=teacher_of(options),
-        student=original_of(options), actions="SELF/ASK", reward="quality", device=options.device,
-        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
-    )  # fmt: skip
-
-
-def sampled_game(
-    options: Options, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> AssistedDecodingVectorEnv:
-    """The game in sampling of a student in memory, on the policy split; its weights may change as it is played."""
-    register_model(IN_TRAINING, student, tokenizer)
-    task = load_task(settings_of(options, "policy"))
-    return tw_env.make_vec(
-        f"{tw_env.__name__}/Text-v0", options.config.episodes, task=task, student=IN_TRAINING,
-        teacher=teacher_of(options), actions="SELF/ASK", decoding="sampling", reward="kl", device=options.device,
-        max_new_tokens=options.max_new_tokens or task.max_new_tokens,
-    )  # fmt: skip
 
 
 def add_rows(path: Path, rows: list[Row]) -> None:

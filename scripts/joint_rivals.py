@@ -23,7 +23,8 @@ from agents.joint.training_cost import TrainingCost
 from agents.recording import Recorded
 from agents.supervised import SupervisedConfig, Trainer
 from scripts.command import run
-from scripts.joint import Options, add_rows, game, load_data, original_ends, settings_of, taken_before
+from scripts.joint import Options, add_rows, load_data, taken_before
+from scripts.joint_games import game, original_ends, settings_of
 from scripts.joint_rules import JUDGED
 from tw_env.rules import Constraint, Quantity
 from tw_env.settings import load_models

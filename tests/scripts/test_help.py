@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,18 @@ def test_help_is_complete(script, options: type, capsys: pytest.CaptureFixture[s
         tyro.cli(options, description=script.__doc__, args=["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    body = next(
-        node.body
-        for node in ast.parse(Path(script.__file__).read_text()).body
-        if isinstance(node, ast.ClassDef) and node.name == options.__name__
-    )
+    body = [node for part in options.__mro__[:-1] for node in body_of(part)]
     for name in options.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in shown
         at = next(n for n, node in enumerate(body) if isinstance(node, ast.AnnAssign) and node.target.id == name)
         assert isinstance(body[at + 1], ast.Expr), f"{name} has no description"
+
+
+def body_of(options: type) -> list[ast.stmt]:
+    """What stands in a class, in its own file."""
+    file = Path(sys.modules[options.__module__].__file__)
+    return next(
+        node.body
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == options.__name__
+    )

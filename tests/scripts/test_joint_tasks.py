@@ -22,8 +22,9 @@ from agents.joint.training_cost import TrainingCost
 from agents.joint.wording import FREE, NEVER
 from scripts import evaluate, generate
 from scripts import joint_rivals as rivals
-from scripts.joint import Options, main, original_of, settings_of, teacher_of
+from scripts.joint import Options, main
 from scripts.joint_curves import read_scalars
+from scripts.joint_games import original_of, settings_of, teacher_of
 from scripts.joint_rules import AMBIGUOUS, HELD_BACK_LIMITS, JUDGED, OPEN, judged_rules, readable
 from scripts.latency import Options as LatencyOptions
 from scripts.latency import main as measure_latency
