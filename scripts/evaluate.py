@@ -7,7 +7,7 @@ python -m scripts.evaluate --policy runs/gate/policy runs/other/policy --rule ne
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tw_env.policies import Policy
 from tw_env.policies.policy import CONFIG
 from tw_env.rules import parse
 from tw_env.tasks.metrics import corpus
+from tw_env.tasks.shipped import shipped_pair
 
 CORPUS: dict[str, tuple[str, ...]] = {
     "pronounce": (), "translate": ("chrf", "bleu"), "summarize": ("rouge1", "rouge2", "rougeL"),
@@ -62,6 +63,9 @@ class Options:
     """Folder or hub id of the student; None takes the run's, or the pair that ships."""
     teacher: str | None = None
     """Folder or hub id of the teacher."""
+    original: str | None = None
+    """Folder or hub id of the student whose gap to the teacher is recovered; None takes that of a run of scripts.joint,
+    the student of the original pair, or else the student that plays."""
     data: str | None = None
     """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
     metric: str | None = None
@@ -126,6 +130,18 @@ def environment(options: Options, policy: Policy) -> Recorded:
     )  # fmt: skip
 
 
+def ends_of(options: Options, policy: Policy, env: Recorded) -> Ends:
+    """Both ends of the gap, (prompts,) each: of the original student if there is one, else of the one that plays.
+
+    Args:
+        options: with a task, see `scripts.runs.settled`. env: where the policy plays.
+    """
+    if options.original is not None:
+        teacher = options.teacher or str(shipped_pair(options.task).teacher)
+        env = environment(replace(options, student=options.original, teacher=teacher), policy)
+    return play_ends(env.env, np.arange(len(env.task.prompts)))
+
+
 def evaluate(options: Options) -> list[Row]:
     """A row for each policy and rule."""
     for rule in options.rule:
@@ -142,13 +158,14 @@ def evaluate(options: Options) -> list[Row]:
                 if isinstance(policy, policies.AskToken) and env.pair.reads_rules:
                     policy.check_told(parse(rule))
             prompts = np.arange(len(env.task.prompts))
-            asked = (env.pair.name, own.task, own.data, own.metric, own.template)
+            asked = (own.original, env.pair.name, own.task, own.data, own.metric, own.template)
             if asked not in known:
-                known[asked] = play_ends(env.env, prompts)
+                known[asked] = ends_of(own, policy, env)
             for rule in options.rule:
                 played = play(env, policy, prompts, rule, options.seed, not options.sampled)
                 kind = "learned" if hasattr(policy, "network") else "heuristic"
                 rows.append(make_row(env, played, known[asked], rule, agent=name, kind=kind, seed=options.seed))
+                rows[-1]["original"] = own.original
                 rows[-1]["corpus"] = corpus_scores(own.task, env.task, played.texts)
                 bar.update(1)
     return rows
@@ -178,11 +195,15 @@ def main(options: Options) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     rows = evaluate(options)
-    ends = {row["agent"]: (row["prompts"], row["student_quality"], row["teacher_quality"]) for row in rows}
-    for agent, (prompts, student, teacher) in ends.items() if len(set(ends.values())) > 1 else [*ends.items()][:1]:
+    names = ("prompts", "student_quality", "teacher_quality", "original")
+    ends = {row["agent"]: tuple(row[name] for name in names) for row in rows}
+    for agent, (prompts, student, teacher, original) in (
+        ends.items() if len(set(ends.values())) > 1 else [*ends.items()][:1]
+    ):
         whose = f"{agent}: " if len(set(ends.values())) > 1 else ""
+        which = "student" if original is None else "original student, from which the gap is recovered,"
         print(
-            f"{whose}{prompts} prompts; quality of the student alone {student:.3f}, of the teacher alone {teacher:.3f}"
+            f"{whose}{prompts} prompts; quality of the {which} alone {student:.3f}, of the teacher alone {teacher:.3f}"
         )
     table = lines(rows)
     widths = [max(len(cells[column]) for cells in table) for column in range(len(SHOWN))]

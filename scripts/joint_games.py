@@ -13,6 +13,7 @@ import tw_env
 from agents.evaluation import Ends, play_ends
 from agents.joint.config import JointConfig
 from agents.recording import Recorded
+from scripts import runs
 from tw_env.decoding.loading import register_model
 from tw_env.settings import Settings, load_task
 from tw_env.tasks.shipped import shipped_pair
@@ -73,8 +74,7 @@ def teacher_of(options: GameOptions) -> str:
 
 def original_of(options: GameOptions) -> str:
     """Folder or hub id of the student whose gap is recovered."""
-    own = options.student if options.teacher else None
-    return options.original or own or str(shipped_pair(options.task).student)
+    return runs.original_of(vars(options))
 
 
 def game(options: GameOptions, split: str, model: Path, actions: str) -> Recorded:

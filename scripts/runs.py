@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
@@ -26,8 +27,8 @@ SETTINGS = "settings.json"  # in the folder of a run, beside policy/ or model/
 POLICY = "policy"  # folder of a gate in that of its run
 TaskName = Literal["auto", "pronounce", "translate", "summarize", "text"]
 TASKS = get_args(TaskName)[1:]
-OF_THE_PAIR, OF_THE_TASK = ("student", "teacher"), ("data", "metric", "template")
-PLACES = (*OF_THE_PAIR, "original", "data")  # settings that may name a folder or a file
+OF_THE_PAIR, OF_THE_TASK = ("student", "teacher", "original"), ("data", "metric", "template")
+PLACES = (*OF_THE_PAIR, "data")  # settings that may name a folder or a file
 
 
 def record(options: DataclassInstance) -> dict[str, Any]:
@@ -72,16 +73,28 @@ def _asks(folder: Path) -> bool:
     return config.is_file() and json.loads(config.read_text()).get("ask_token_ids") is not None
 
 
+def original_of(settings: Mapping[str, Any]) -> str:
+    """The student whose gap is recovered, by the settings of scripts.joint: folder or hub id.
+
+    The one that is named, or else that of a pair of one's own, or else the one that ships.
+    """
+    own = settings["student"] if settings["teacher"] else None
+    return settings["original"] or own or str(shipped_pair(settings["task"]).student)
+
+
 def told(name: str | Path) -> dict[str, str]:
     """What a run, or a folder in it, says of the task and the pair that its policy was made for.
 
-    A student that asks by itself is its own policy, wherever the settings say that it began.
+    A student that asks by itself is its own policy, wherever the settings say that it began; the student whose gap it
+    recovers is the `original`.
     """
     folder = Path(name)
     homes = (folder, folder.absolute().parent) if folder.absolute().name in (POLICY, MODEL) else (folder,)
     path = next((home / SETTINGS for home in homes if (home / SETTINGS).is_file()), None)
     settings = {} if path is None else json.loads(path.read_text())
     found = {one: settings[one] for one in (*OF_THE_PAIR, *OF_THE_TASK) if settings.get(one) is not None}
+    if "original" in settings:
+        found["original"] = original_of(settings)
     task, model = task_of(settings), asking_folder(folder)
     if task is not None:
         found["task"] = task
@@ -104,5 +117,7 @@ def settled(options: PlayingT, name: str | Path | None) -> PlayingT:
         known = {one: value for one, value in known.items() if one in OF_THE_PAIR}
     if name is not None and asking_folder(name) is not None and "teacher" not in known:
         known["teacher"] = str(shipped_pair(task).teacher)
+    if getattr(options, "student", None) is not None:  # the run's student doesn't play: its gap is another one's
+        known.pop("original", None)
     given = {one: value for one, value in known.items() if getattr(options, one, "") is None}
     return replace(options, task=task, **given)

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from agents.baselines.ppo_lagrangian import PPOLagrangian, PPOLagrangianConfig
+from agents.joint.deployment import MODEL
 from scripts.evaluate import Options, environment, evaluate, main, read_policy
+from scripts.runs import write_settings
 from tests.agents.small import PROMPTS
+from tests.asking import POSITIONS, asking_pair
 from tests.letters import names_of
 from tests.tiny import tiny_pair
 from tw_env.actions import Action
 from tw_env.costs import LatencyTable
-from tw_env.policies import ScoreThreshold
+from tw_env.policies import AskToken, ScoreThreshold
 from tw_env.policies.cuts import CutTable
 from tw_env.rules import RuleError
 from tw_env.vector_env import AssistedDecodingVectorEnv
@@ -84,6 +87,47 @@ def test_rules_on_time_and_money_are_measured_by_the_table_and_the_prices_that_a
         evaluate(replace(options, prices=None))
     with pytest.raises(ValueError, match="needs a latency table"):
         evaluate(replace(options, latency=None))
+
+
+def joint_run(folder: Path, data: Path, **settings: str | None) -> str:
+    """A run as scripts.joint leaves it: a student that asks, its policy, and its settings."""
+    pair, model = asking_pair(), folder / MODEL
+    pair.student.save_pretrained(model)
+    pair.tokenizer.save_pretrained(model)
+    teacher = names_of(pair)["teacher"]
+    env = game_of(data, {"student": str(model), "teacher": teacher, "device": "cpu"})
+    AskToken(env.layout, env.game.spec.actions).save(model)
+    write_settings(folder, {"task": "text", "teacher": teacher, "data": str(data), "metric": "edit", **settings})
+    return str(folder)
+
+
+def test_the_gap_of_a_joint_run_is_that_of_its_original_student(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "letters.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": p, "reference": "a " + p}) for p in PROMPTS))
+    first = names_of(tiny_pair(positions=POSITIONS, seed=1))["student"]
+    named = joint_run(tmp_path / "named", data, student="begun", original=first)
+    begun = joint_run(tmp_path / "begun", data, student=first, original=None)
+    older = joint_run(tmp_path / "older", data, student=first)
+    teacher = names_of(asking_pair())["teacher"]
+    pair = {"student": first, "teacher": teacher, "device": "cpu"}
+    plain = threshold(tmp_path / "plain", game_of(data, pair))
+    options = Options((plain,), RULES[:1], task="text", data=str(data), metric="edit", prompts=20, rows=8, **pair)
+    (expected,) = evaluate(options)
+    assert expected["original"] is None
+    asked = Options((named, begun, older), RULES[:1], prompts=20, rows=8, device="cpu", out=tmp_path / "rows.json")
+    main(asked)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["original"] for row in rows] == [first, first, None]
+    ends = [(row["student_quality"], row["teacher_quality"]) for row in rows]
+    assert ends[0] == ends[1] == (expected["student_quality"], expected["teacher_quality"])
+    assert ends[2][0] != ends[0][0], "that of its own student"
+    gap = (rows[0]["quality"] - ends[0][0]) / (ends[0][1] - ends[0][0])
+    assert rows[0]["recovered_gap"] == pytest.approx(gap)
+    assert capsys.readouterr().out.count("original student, from which the gap is recovered") == 2
+    (own,) = evaluate(replace(asked, policy=(named,), student=str(tmp_path / "named" / MODEL)))
+    assert own["original"] is None, "another student than the run's plays, for all that the options say"
 
 
 def test_bad_rules_and_names_are_refused_early() -> None:
