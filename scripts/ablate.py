@@ -19,7 +19,7 @@ import tyro
 from tqdm import tqdm
 
 from agents.joint.config import JointConfig
-from agents.joint.distillation import DistillationConfig
+from agents.joint.distillation_config import DistillationConfig
 from agents.joint.objective import Loss
 from scripts.ablate_joint import VARIANTS, Begin, JointBench, refuse_missing
 from scripts.ablate_reasons import REASONS, ReasonBench

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from agents.checkpoint import drop_checkpoint
-from agents.joint.distillation import Distillation, DistillationConfig, DistillationData
+from agents.joint.distillation import Distillation
+from agents.joint.distillation_config import DistillationConfig, DistillationData
 from agents.joint.losses import coarsened, cross_entropy, reverse_kl
 from agents.joint.objective import Loss
 from agents.joint.reading import Texts, chunks, log_distributions, states

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from transformers.utils import logging as transformers_logging
 
-from agents.joint.distillation import DistillationConfig
+from agents.joint.distillation_config import DistillationConfig
 from agents.joint.objective import Loss
 from agents.supervised import SupervisedConfig
 from scripts.layers import kept_layers

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.checkpoint import FILE
-from agents.joint.distillation import Distillation, DistillationConfig, DistillationData
+from agents.joint.distillation import Distillation
+from agents.joint.distillation_config import DistillationConfig, DistillationData
 from agents.joint.sampling import Writer
 from agents.joint.teacher import ScoredTexts, Teacher, joined
 from agents.supervised import SupervisedConfig, Targets, Trainer

@@ -6,9 +6,9 @@ scored by the teacher. Losses on stored texts need no live teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,135 +20,15 @@ from transformers import PreTrainedModel
 
 from agents.averaging import WeightAverage
 from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.joint.distillation_config import DistillationConfig, DistillationData
 from agents.joint.objective import Loss, Numbers, Part, Settings, objective, value_loss
-from agents.joint.reading import Ids, Texts, log_distributions, states
+from agents.joint.reading import Texts, log_distributions, states
 from agents.joint.sampling import Writer
 from agents.joint.teacher import ScoredTexts, Teacher, joined
 from agents.joint.values import ValueHead
-from agents.supervised import SupervisedConfig, Targets, epoch_batches, make_optimizers, rate_factor
+from agents.supervised import Targets, epoch_batches, make_optimizers, rate_factor
 
 Log = Callable[[int, Numbers], object]
-
-
-@dataclass(frozen=True)
-class DistillationConfig:
-    """What is learnt from which texts, how long and how fast."""
-
-    loss: Loss = Loss.PCL
-    """What is minimised."""
-    updates: int = 400
-    """Gradient steps."""
-    batch: int = 64
-    """Texts of an update."""
-    on_policy_share: float | None = None
-    """Share of the texts that the student samples itself; None takes the loss's own."""
-    siblings: int | None = None
-    """Texts of each prompt in a batch, at least 2 for pcl_group; None takes the loss's own number."""
-    path_lengths: tuple[int, ...] = (1, 4, 0)
-    """Segment lengths d of the residuals, several at once; 0 goes to the end of the text."""
-    with_value: bool = True
-    """V as a network, for losses that have one; without, V = 0, as at the optimum."""
-    beta: float = 0.5
-    """Of the generalised JSD: small is near forward KL, large near reverse KL."""
-    temperature: float = 1.0
-    """Of the student's own samples."""
-    learning_rate: float = 3e-3
-    """Peak step size, in units of an Adam update."""
-    value_lr: float = 1e-2
-    """Adam's step size for V."""
-    value_steps: int = 10
-    """Gradient steps of V alone after each update, on its own texts: a baseline that lags is noise for the student."""
-    warmup: int = 20
-    """Updates during which the rates rise."""
-    decay_share: float = 0.8
-    """Share of the updates, the last ones, over which the rates fall to zero."""
-    weight_decay: float = 0.0
-    """Decoupled decay of the weight matrices, times the learning rate."""
-    ema_decay: float = 0.98
-    """Decay of the moving average of the weights; the average is what training returns."""
-    clip: float = 1.0
-    """Largest norm of the gradient, student and V apart."""
-    muon: bool = True
-    """Orthogonalise the updates of the hidden matrices (Muon); AdamW everywhere otherwise."""
-    seed: int = 0
-    """Of the order of the prompts and of all draws."""
-    checkpoint_every: int = 50
-    """Updates between two checkpoints."""
-
-    @property
-    def own_share(self) -> float:
-        """Share of the student's own texts."""
-        return self.loss.own_share if self.on_policy_share is None else self.on_policy_share
-
-    @property
-    def texts_per_prompt(self) -> int:
-        """Texts of each prompt in a batch."""
-        return self.loss.siblings if self.siblings is None else self.siblings
-
-    @property
-    def learns_value(self) -> bool:
-        """Whether V is a network."""
-        return self.with_value and self.loss.learns_value
-
-    def recipe(self) -> SupervisedConfig:
-        """What the optimiser and the course of its rate are told."""
-        return SupervisedConfig(
-            steps=self.updates, decay_steps=round(self.decay_share * self.updates), batch_size=self.batch,
-            learning_rate=self.learning_rate, warmup=self.warmup, weight_decay=self.weight_decay,
-            ema_decay=self.ema_decay, clip=self.clip, muon=self.muon, seed=self.seed,
-        )  # fmt: skip
-
-    def check(self) -> None:
-        """Raises ValueError: settings that make no sense, alone or together."""
-        siblings = self.texts_per_prompt
-        if min(self.updates, self.batch, siblings) < 1 or self.batch % siblings:
-            raise ValueError(
-                f"Expected updates, batch and siblings of at least 1, and batch a multiple of siblings; got "
-                f"{self.updates}, {self.batch} and {siblings}."
-            )
-        if not 0.0 <= self.own_share <= 1.0 or (siblings > 1 and self.own_share < 1.0 - 1.0 / siblings):
-            raise ValueError(
-                f"Expected an on-policy share up to 1, and at least 1 - 1/siblings since a prompt has one stored text; "
-                f"got {self.own_share} with {siblings} siblings."
-            )
-        if self.loss is Loss.PCL_GROUP and siblings < 2:
-            raise ValueError(f"Expected at least 2 siblings for {self.loss}, got {siblings}.")
-
-
-@dataclass(frozen=True)
-class DistillationData:
-    """What all losses share.
-
-    Attributes:
-        prompts: token ids. end_tokens: ids that end a text. max_new_tokens: cap, end token included.
-        gold: right answers to each prompt, end token included; for `Loss.SUPERVISED`.
-        stored: the teacher's text for each prompt, in the prompts' order; for all texts that are not the student's.
-        vocabulary: tokens that student and teacher share; the student's others are left out. None for all.
-    """
-
-    prompts: Sequence[Ids]
-    end_tokens: Sequence[int]
-    max_new_tokens: int
-    gold: Sequence[Targets] | None = None
-    stored: ScoredTexts | None = None
-    vocabulary: int | None = None
-
-    def check(self, config: DistillationConfig, teacher: Teacher | None) -> None:
-        """Raises ValueError: something that the loss needs isn't there, or doesn't fit the prompts."""
-        gold = config.loss is Loss.SUPERVISED
-        needed = {
-            "gold": gold and (self.gold is None or len(self.gold) != len(self.prompts)),
-            "stored": not gold and config.own_share < 1.0
-            and (self.stored is None or list(map(list, self.stored.texts.prompts)) != list(map(list, self.prompts))),
-        }  # fmt: skip
-        for name, missing in needed.items():
-            if missing:
-                raise ValueError(f"Expected `{name}` to hold a text for each prompt, as {config.loss} needs.")
-        if config.own_share > 0.0 and teacher is None:
-            raise ValueError(
-                f"Expected a teacher, since {config.own_share:.0%} of the texts are the student's own; give one, or "
-                "take on_policy_share=0."
-            )
 
 
 class Distillation:

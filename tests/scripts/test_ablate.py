@@ -11,7 +11,7 @@ import pytest
 import tyro
 
 from agents.joint.config import JointConfig
-from agents.joint.distillation import DistillationConfig
+from agents.joint.distillation_config import DistillationConfig
 from agents.joint.reading import Texts
 from agents.joint.student import asking_student, start_asking
 from scripts.ablate import DISTILLED, JOINT, START, Ablation, Benches, Options, main, missing, tasks

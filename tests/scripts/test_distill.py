@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from agents.joint.distillation import Distillation, DistillationConfig
+from agents.joint.distillation import Distillation
+from agents.joint.distillation_config import DistillationConfig
 from agents.joint.objective import Loss
 from scripts.distill import Options, main
 from tests.agents.small import PROMPTS

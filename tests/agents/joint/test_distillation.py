@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.joint.distillation import Distillation, DistillationConfig, DistillationData
+from agents.joint.distillation import Distillation
+from agents.joint.distillation_config import DistillationConfig, DistillationData
 from agents.joint.losses import forward_kl
 from agents.joint.objective import Loss
 from agents.joint.reading import log_distributions, states
