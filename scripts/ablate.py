@@ -26,12 +26,11 @@ from scripts.ablate_reasons import REASONS, ReasonBench
 from scripts.ablate_shares import SHARES, Recipe, Shares
 from scripts.ablate_text import print_tables
 from scripts.command import run
-from scripts.distill import SAMPLED, Bench, Table
+from scripts.distill import SAMPLED, Bench
 from scripts.distill import Options as DistillOptions
 from scripts.joint import Options as JointOptions
+from scripts.kept_rows import Row, Table
 from tw_env.tasks import pronounce
-
-Row = dict[str, Any]
 
 
 class Ablation(StrEnum):

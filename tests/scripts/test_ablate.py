@@ -19,7 +19,7 @@ from scripts.ablate_joint import VARIANTS
 from scripts.ablate_reasons import REASONS, ReasonBench
 from scripts.ablate_shares import SHARES
 from scripts.ablate_text import PARTS, cell, print_tables
-from scripts.distill import Table
+from scripts.kept_rows import Table
 from tw_env.settings import Settings, load_models
 from tw_env.tasks import pronounce
 
