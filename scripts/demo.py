@@ -30,7 +30,7 @@ from agents.pcl import PCLConfig
 from agents.pcl.recipe import Recipe, train_pcl
 from agents.recording import Recorded
 from agents.rollout import Predicts
-from scripts import pictures
+from scripts import learning_curves, pictures
 from scripts.command import run
 from scripts.demo_text import INTRODUCTION, MADE_BY, print_table, where_to_look
 from scripts.examples import Example, Group, choose_groups, collect, columns_of, one_row
@@ -228,7 +228,7 @@ class Demo:
             rows,
             introduction=INTRODUCTION,
             examples=examples,
-            curves={"this run": pictures.read_curves(out / LOG)},
+            curves={"this run": learning_curves.read_curves(out / LOG)},
             made_by=MADE_BY.format(options=self.options),
         )
         (out / "page.html").write_text(page.html(), encoding="utf-8")

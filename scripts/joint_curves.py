@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from scripts.pictures import Curves, smooth, theme
+from scripts.learning_curves import Curves, smooth
+from scripts.pictures import theme
 from scripts.rows import FloatArray
 
 LOG = "tensorboard"  # folder of the log in that of a run

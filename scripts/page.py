@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from scripts import pictures
+from scripts import learning_curves, pictures
 from scripts.examples import Example, Group, Ink, Piece, Played
 from scripts.rows import OURS, Row, games_of, mean, percent, rules_of
 from scripts.summary import Game
@@ -46,7 +46,7 @@ class Page:
     title: str = "When should a small model ask a big one?"
     introduction: Sequence[str] = ()
     examples: Sequence[tuple[Group, Sequence[Example]]] = ()
-    curves: dict[str, pictures.Curves] = field(default_factory=dict)
+    curves: dict[str, learning_curves.Curves] = field(default_factory=dict)
     made_by: str = ""
     raw: Sequence[Row] = ()
 
@@ -74,7 +74,7 @@ class Page:
         for name, curves in self.curves.items():
             parts += [
                 f"<h2>How it learned{': ' + escape(name) if len(self.curves) > 1 else ''}</h2>",
-                picture(partial(pictures.learning, curves), "learning curves", LEARNING_CAPTION),
+                picture(partial(learning_curves.learning, curves), "learning curves", LEARNING_CAPTION),
             ]
         parts.append(all_rows(self.raw or self.rows))
         if self.made_by:

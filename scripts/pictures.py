@@ -1,13 +1,11 @@
-"""Pictures of benchmark rows and training runs: frontier, spend against the rule, learning curves."""
+"""Pictures of benchmark rows: frontier, spend against the rule, and how all pictures look."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,15 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from scripts.rows import GAMES, OURS, TOLERATED, FloatArray, Line, Row, by_rule, games_of, lines_of, mean, name_of
+from scripts.rows import GAMES, OURS, TOLERATED, Line, Row, by_rule, games_of, lines_of, mean, name_of
 
-Curves = dict[str, tuple[FloatArray, FloatArray]]
 Panel = tuple[str, list[Line], dict[str, Any]]  # game, lines, styles by agent
 
 REACH = 0.45  # calls per token: the widest frontier that is drawn
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; the learned policy has one for itself.
-_OURS = {False: "#0072B2", True: "#56B4E9"}
+OURS_COLOUR = {False: "#0072B2", True: "#56B4E9"}
 _CYCLE = ("#E69F00", "#009E73", "#CC79A7", "#D55E00", "#8C8C8C", "#B8A200")
 _FIXED = {  # the same in every picture: colour, marker
     "random": ("#8C8C8C", "o"),
@@ -46,12 +43,17 @@ _THEMES = {
 }
 
 
+def ink(dark: bool) -> str:
+    """The colour of words and of lines that belong to nobody."""
+    return _THEMES[dark]["text.color"]
+
+
 def theme(dark: bool) -> AbstractContextManager[None]:
     """matplotlib's settings for all pictures, on white or on dark ground."""
-    ink = _THEMES[dark]["text.color"]
+    colour = ink(dark)
     settings: dict[str, Any] = {
         **_THEMES[dark],
-        "axes.edgecolor": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink,
+        "axes.edgecolor": colour, "axes.labelcolor": colour, "xtick.color": colour, "ytick.color": colour,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
         "axes.titlesize": 11, "axes.titlelocation": "left", "font.size": 10, "legend.frameon": False,
         "figure.constrained_layout.use": True,
@@ -77,7 +79,7 @@ def styles_of(lines: Sequence[Line], dark: bool) -> dict[str, dict[str, Any]]:
     for line in lines:
         style: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.5}
         if line.agent == OURS:
-            style |= {"color": _OURS[dark], "marker": "o", "linewidth": 3.2, "markersize": 7, "zorder": 5}
+            style |= {"color": OURS_COLOUR[dark], "marker": "o", "linewidth": 3.2, "markersize": 7, "zorder": 5}
         elif (key := line.agent.replace("_", "-")) in _FIXED:
             style |= dict(zip(("color", "marker"), _FIXED[key], strict=True))
         else:
@@ -163,11 +165,11 @@ def _points(ax: Axes, line: Line, style: dict[str, Any], band: bool) -> None:
 
 def _ends(ax: Axes, reach: float, dark: bool) -> None:
     """The two ends of every frontier, written beside them."""
-    ink = str(_THEMES[dark]["text.color"])
-    ax.axhline(1, color=ink, linewidth=1, linestyle=":")
-    ax.text(0.005 * reach, 1.012, "teacher alone (a call at every token)", fontsize=9, color=ink)
-    ax.plot([0], [0], marker="o", color=ink, markersize=8, zorder=6, clip_on=False)
-    ax.annotate("student alone", (0, 0), (9, -1), textcoords="offset points", fontsize=9, color=ink, va="center")
+    colour = ink(dark)
+    ax.axhline(1, color=colour, linewidth=1, linestyle=":")
+    ax.text(0.005 * reach, 1.012, "teacher alone (a call at every token)", fontsize=9, color=colour)
+    ax.plot([0], [0], marker="o", color=colour, markersize=8, zorder=6, clip_on=False)
+    ax.annotate("student alone", (0, 0), (9, -1), textcoords="offset points", fontsize=9, color=colour, va="center")
 
 
 def _legend(figure: Figure, panels: Sequence[Panel], columns: int) -> None:
@@ -188,13 +190,13 @@ def _legend(figure: Figure, panels: Sequence[Panel], columns: int) -> None:
 def spend(rows: Sequence[Row], dark: bool = False) -> Figure:
     """Calls per token that were spent against the allowed ones, for rules on a share of the tokens."""
     limited, reach = _limited(rows)
-    line_of_rule, ink = np.array([0.0, reach]), str(_THEMES[dark]["text.color"])
+    line_of_rule, colour = np.array([0.0, reach]), ink(dark)
     with theme(dark):
         panels = _panels(limited, dark, fixed=False)
         figure, axes = _against_limits(panels, reach, "What was spent, and what the rule allows")
         for ax, (_, lines, styles) in zip(axes, panels, strict=False):
             ax.fill_between(line_of_rule, line_of_rule + TOLERATED, 1, color="#D55E00", alpha=0.12, linewidth=0)
-            ax.plot(line_of_rule, line_of_rule, color=ink, linewidth=1, linestyle=":")
+            ax.plot(line_of_rule, line_of_rule, color=colour, linewidth=1, linestyle=":")
             ax.text(0.03 * reach, 0.93 * reach, "more than 1 point above the rule", fontsize=9, color="#D55E00")
             for line in lines:
                 order = np.argsort(line.limit)
@@ -242,68 +244,3 @@ def _against_limits(panels: Sequence[Panel], reach: float, title: str) -> tuple[
         percents(ax.xaxis)
     _legend(figure, panels, columns=2 if len(panels) < 2 else 4)
     return figure, axes
-
-
-# ---- training --------------------------------------------------------------------------------------------
-
-
-def read_curves(log: Path) -> Curves:
-    """(rounds, values) by name out of a run's log.jsonl, one object with `round` a line."""
-    points: dict[str, dict[int, float]] = {}
-    for line in log.read_text().splitlines():
-        numbers = json.loads(line)
-        at = int(numbers.pop("round"))
-        for name, value in numbers.items():
-            points.setdefault(name, {})[at] = float(value)  # a resumed run repeats some rounds: the last one counts
-    return {
-        name: (np.array(sorted(values), float), np.array([values[at] for at in sorted(values)]))
-        for name, values in points.items()
-    }
-
-
-def learning(curves: Curves, dark: bool = False) -> Figure:
-    """Return, calls per token, violation and the multiplier of each limit over the rounds of a run."""
-    single = (
-        ("return", "return (mean quality of the text)"),
-        ("calls_per_token", "teacher calls per written token"),
-        ("violation", "spent - allowed, calls per text (rule: at most 0)"),
-    )
-    with theme(dark):
-        figure = Figure(figsize=(11, 6.4))
-        axes = figure.subplots(2, 2, sharex=True)
-        for ax, (tag, title) in zip(axes.flat, single, strict=False):
-            ax.set_title(title)
-            if tag in curves:
-                rounds, values = curves[tag]
-                ax.plot(rounds, values, color=_OURS[dark], alpha=0.25, linewidth=0.8)
-                ax.plot(rounds, smooth(values), color=_OURS[dark], linewidth=2)
-        axes[1, 0].axhline(0, color=str(_THEMES[dark]["text.color"]), linewidth=1, linestyle=":")
-        _multipliers(axes[1, 1], curves, dark)
-        for ax in axes[1]:
-            ax.set_xlabel("round of play and updates")
-    return figure
-
-
-def _multipliers(ax: Axes, curves: Curves, dark: bool) -> None:
-    """One line per limit, light for loose rules, named at its right end."""
-    ax.set_title("multiplier \N{GREEK SMALL LETTER LAMDA}: the price of one call, for each limit")
-    limits = {}
-    for tag in curves:
-        head, _, tail = tag.rpartition("/")
-        if head == "lambda" and tail.replace(".", "", 1).isdigit():
-            limits[float(tail)] = curves[tag]
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.25 if dark else 0.05, 0.95 if dark else 0.85, len(limits)))
-    for shade, limit in zip(shades, sorted(limits), strict=True):
-        rounds, values = limits[limit]
-        ax.plot(rounds, values, color=shade, linewidth=1.6, label=f"{100 * limit:g}%")
-    if limits:
-        ax.legend(title="limit", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
-
-
-def smooth(values: FloatArray, share: float = 0.04) -> FloatArray:
-    """Running mean over a small share of the run; windows are cut at both ends."""
-    half = max(int(share * len(values) / 2), 1)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
-    return np.asarray((sums[last] - sums[first]) / (last - first))

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents.evaluation import play, play_ends
-from scripts import evaluate, pictures
+from scripts import evaluate, learning_curves, pictures
 from scripts.command import run
 from scripts.examples import Example, Group, choose_groups, collect, columns_of, one_row
 from scripts.outcomes import recall_commands
@@ -61,18 +61,18 @@ class Options:
     """Headline of the page."""
 
 
-def read_runs(folder: Path | None, outcomes: Path) -> dict[str, pictures.Curves]:
+def read_runs(folder: Path | None, outcomes: Path) -> dict[str, learning_curves.Curves]:
     """Learning curves by the name of the run; without a folder, those of seed 0 that a sweep kept, if any.
 
     Raises:
         FileNotFoundError: a folder without any log.
     """
     if folder is None:
-        return {log.parent.name: pictures.read_curves(log) for log in sorted(outcomes.glob(f"*-0/{LOG}"))}
+        return {log.parent.name: learning_curves.read_curves(log) for log in sorted(outcomes.glob(f"*-0/{LOG}"))}
     logs = sorted(folder.rglob(LOG))
     if not logs:
         raise FileNotFoundError(f"Expected runs with {LOG} below {folder}, as scripts.train writes them; found none.")
-    return {str(log.parent.relative_to(folder)): pictures.read_curves(log) for log in logs}
+    return {str(log.parent.relative_to(folder)): learning_curves.read_curves(log) for log in logs}
 
 
 def token_by_token(options: Options) -> list[tuple[Group, list[Example]]]:
@@ -119,13 +119,13 @@ def introduction(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def draw(rows: Sequence[Row], curves: dict[str, pictures.Curves]) -> dict[str, Figure]:
+def draw(rows: Sequence[Row], curves: dict[str, learning_curves.Curves]) -> dict[str, Figure]:
     """The pictures by their names."""
     drawn: dict[str, Figure] = {"frontier": pictures.frontier(rows), "spend": pictures.spend(rows)}
     if all("within_rule" in row for row in rows):
         drawn["within"] = pictures.within(rows)
     for name, of_run in curves.items():
-        drawn[f"learning-{name.replace('/', '-')}" if name != "." else "learning"] = pictures.learning(of_run)
+        drawn[f"learning-{name.replace('/', '-')}" if name != "." else "learning"] = learning_curves.learning(of_run)
     return drawn
 
 

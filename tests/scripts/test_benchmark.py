@@ -17,7 +17,7 @@ from agents.baselines.calibration import CalibrationConfig
 from agents.evaluation import FREE, NEVER
 from agents.pcl import PCLConfig
 from agents.pcl.recipe import Recipe
-from scripts import benchmark, outcomes, pictures
+from scripts import benchmark, learning_curves, outcomes
 from scripts.benchmark import Options
 from tests.agents.small import PROMPTS
 from tests.letters import names_of
@@ -164,7 +164,7 @@ def test_what_an_agent_tells_while_it_learns_is_logged(options: Options, monkeyp
     monkeypatch.setattr(field, "FIELD", (entry,))
     benchmark.main(replace(options, agents=("talker",)))
     log = options.out.with_suffix(".outcomes") / "talker-self-ask-verify-0" / "log.jsonl"
-    curves = pictures.read_curves(log)
+    curves = learning_curves.read_curves(log)
     np.testing.assert_allclose(curves["return"], [[0, 1, 2], [0, 0.1, 0.2]])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agents.field import FIELD
-from scripts import outcomes, pictures, report
+from scripts import learning_curves, outcomes, pictures, report
 from scripts.examples import Example, Group, Ink, Piece, Played
 from scripts.page import Page
 from scripts.rows import by_rule, lines_of, rules_of
@@ -116,9 +116,9 @@ def test_curves_of_a_resumed_run_count_the_repeated_rounds_once(tmp_path: Path) 
     lines = [(0, 1.0), (1, 2.0), (2, 3.0), (1, 5.0), (2, 6.0)]
     log = "".join(json.dumps({"round": at, "return": value, "lambda/0.1": 0.3}) + "\n" for at, value in lines)
     (tmp_path / "log.jsonl").write_text(log)
-    curves = pictures.read_curves(tmp_path / "log.jsonl")
+    curves = learning_curves.read_curves(tmp_path / "log.jsonl")
     np.testing.assert_allclose(curves["return"], [[0, 1, 2], [1, 5, 6]])
-    assert pictures.png(pictures.learning(curves)).startswith(b"\x89PNG")
+    assert pictures.png(learning_curves.learning(curves)).startswith(b"\x89PNG")
 
 
 def test_the_page_needs_nothing_from_outside_and_escapes_what_it_is_given() -> None:
