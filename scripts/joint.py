@@ -2,8 +2,8 @@
 
 python -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-ask --config.call ASK --rows results/pronounce-joint.json
-python -m scripts.joint --out runs/joint-whole --config.call ASK --config.objective whole --config.alpha 1 \
-    --config.alpha-end 1 --config.price 2 --config.price-step 0.05 --config.price-largest 10
+python -m scripts.joint --out runs/joint-whole --name joint-whole --config.call ASK --config.objective whole \
+    --config.alpha 1 --config.alpha-end 1 --config.price 2 --config.price-step 0.05 --config.price-largest 10
 accelerate launch --num_processes 4 --mixed_precision bf16 -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-summarize --task summarize --config.embedding-rate 20
 python -m scripts.evaluate --policy runs/joint
@@ -30,7 +30,7 @@ from agents.evaluation import Row
 from agents.joint.config import JointData
 from agents.joint.deployment import MODEL, fit_cut, ranking, rows_of
 from agents.joint.parallel import Processes
-from agents.joint.student import asking_student
+from agents.joint.student import REASONS, asking_student
 from agents.joint.teacher import ScoredTexts, Teacher
 from agents.joint.trainer import Joint, Log
 from agents.joint.training_cost import FILE, TrainingCost, fingerprint
@@ -64,6 +64,10 @@ class RunOptions:
 class Options(GameOptions, RunOptions):  # in --help, those of the last one stand first
     """Train one student together with its asking."""
 
+    name: str | None = None
+    """How its rows are called; None: joint, or joint+verify."""
+    asks: int = REASONS
+    """Ask tokens that a student without any is given, each a reason to ask."""
     held: int = 2000
     """Prompts of the policy split that nothing is trained on: the cut is found on them."""
     stored: Path | None = None
@@ -120,7 +124,7 @@ def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, Pr
         data = load_data(options, pair)
     student, tokenizer = copy.deepcopy(pair.student), pair.tokenizer
     if not pair.ask_tokens:
-        student, tokenizer = asking_student(student, tokenizer)
+        student, tokenizer = asking_student(student, tokenizer, reasons=options.asks)
     if not options.resume and processes.main:
         drop_checkpoint(options.out)
     processes.wait()
@@ -192,7 +196,7 @@ def judge(options: Options, folder: Path, cost: TrainingCost) -> list[Row]:
     env = game(options, "test", folder, f"SELF/{config.call}")
     policy = AskToken.read(folder)
     ends = original_ends(options)
-    agent = "joint" if config.call == "ASK" else "joint+verify"
+    agent = options.name or ("joint" if config.call == "ASK" else "joint+verify")
     rows = rows_of(policy, env, ends, judged_rules(env.pair.tokenizer), agent, config.seed, **cost.fields())
     auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
     return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]

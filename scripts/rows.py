@@ -54,6 +54,7 @@ NAMES = {
     "dqn-lagrangian": "DQN-Lagrangian",
     "joint": "student trained with its asking",
     "joint+verify": "student trained with its asking",
+    "joint-whole": "tokens and asking by the whole residual",
 }
 GAMES = {
     "SELF/ASK": "Asking: the teacher writes single tokens",

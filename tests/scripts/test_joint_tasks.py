@@ -66,7 +66,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "letters.jsonl").write_text("\n".join(json.dumps(record) for record in records))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diagnostics, "TEACHER_EVERY", 10)
-        main(Options(out=folder / "run", config=CONFIG, **options_of(folder)))
+        main(Options(out=folder / "run", asks=8, config=CONFIG, **options_of(folder)))
     return folder
 
 
@@ -92,6 +92,7 @@ def test_an_encoder_decoder_is_trained_saved_and_judged(run_folder: Path) -> Non
     never = next(row for row in rows if row["limit"] == 0)
     assert never["rule"].startswith("never")
     assert never["calls_per_token"] == 0
+    assert len(json.loads((run_folder / "run" / MODEL / "config.json").read_text())["ask_token_ids"]) == 8
 
 
 def test_a_run_tells_task_and_pair(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
