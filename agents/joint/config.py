@@ -63,6 +63,8 @@ class JointConfig:
     """Entropy weight of the gate at the start, in units of the metric."""
     alpha_end: float = 0.05
     """At the end; falls linearly."""
+    gate_span: float = 6.0
+    """Log-odds of calling, in nats, beyond which the gate need not be surer."""
     least_reach: float = 0.1
     """Least weight of a choice that the gate hardly comes to."""
     objective: Literal["path_consistency", "expected_return", "whole"] = "path_consistency"

@@ -132,7 +132,7 @@ class DraftPlay:
     def _mean(self, choices: Choices, alpha: float) -> Tensor:
         """The loss of a part, a mean over its choices."""
         if self._config.objective == "path_consistency":
-            return choices.loss(alpha, self._config.least_reach)
+            return choices.loss(alpha, self._config.least_reach, self._config.gate_span)
         return -choices.expected_return(alpha)
 
     def _look(self, update: int, drafts: Drafts, episodes: Episodes, choices: Choices, alpha: float) -> Numbers:

@@ -16,6 +16,7 @@ know how sure it was before, may still aim at whole texts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,10 +55,15 @@ class Choices:
         """(choices,) w = reach / (1 + lambda), the reach being at least `least_reach`."""
         return self.reach.clamp(min=least_reach) / (1.0 + self.price)
 
-    def loss(self, alpha: float, least_reach: float = 0.0) -> Tensor:
-        """Mean of w C^2 / 2."""
-        weights = self.weights(least_reach)
-        return 0.5 * (weights * self.residual(alpha).square()).sum() / weights.sum()
+    def loss(self, alpha: float, least_reach: float = 0.0, span: float = math.inf) -> Tensor:
+        """Mean of w C^2 / 2; choices whose log-odds lie beyond `span` nats and want to go farther are learnt.
+
+        A tight rule's price may want log-odds of -40, where -6 ask as good as never, and squares of what is still
+        missing would leave a small student no room to tell the other rules apart.
+        """
+        weights, residual = self.weights(least_reach), self.residual(alpha)
+        learnt = (self.logit.abs() > span) & (residual.sign() == self.logit.sign())
+        return 0.5 * (weights * residual.masked_fill(learnt, 0.0).square()).sum() / weights.sum()
 
     def expected_return(self, alpha: float) -> Tensor:
         """Mean of w (P gain + alpha H): the policy gradient on the same states, for comparison."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.joint.drafts import Drafts, write_drafts
-from agents.joint.gate import any_ask, choices_of
+from agents.joint.gate import Choices, any_ask, choices_of
 from agents.joint.sampling import Writer
 from tests.letters import Letters, Watched, names_of, pair_of, quality_of
 from tests.tiny import END
@@ -182,3 +182,15 @@ def test_any_ask_is_one_minus_the_product_of_silences() -> None:
 
 def p(log_odds: float) -> float:
     return float(1 / (1 + np.exp(-log_odds)))
+
+
+def test_a_gate_that_is_sure_enough_is_left_alone() -> None:
+    logit = torch.tensor([-8.0, -8.0, 8.0, 2.0], dtype=torch.float64, requires_grad=True)
+    gain = torch.tensor([-3.0, 0.5, 3.0, 3.0], dtype=torch.float64)
+    one = torch.ones(4, dtype=torch.float64)
+    choices = Choices(logit, gain, one, one)
+    choices.loss(0.1, span=6.0).backward()
+    assert logit.grad is not None
+    assert (logit.grad == 0).tolist() == [True, False, True, False]
+    assert logit.grad[1] < 0, "it has to come back"
+    torch.testing.assert_close(choices.loss(0.1, span=9.0), choices.loss(0.1))
