@@ -98,7 +98,7 @@ def frontier(rows: Sequence[Row], frozen: Sequence[Row] = ()) -> Figure:
                 _line(ax, line, seeds, game, styles[line.agent])
                 handles.setdefault(_name(line.agent), Line2D([], [], **styles[line.agent]))
             for name, marker in MARKS.items():
-                _marks(ax, [row for row in mine if row["told"] == name], name, marker)
+                _marks(ax, [row for row in mine if row["told"] == name and row["agent"] in JOINT], name, marker)
                 handles.setdefault(f"  told {name.replace('held', 'a held')}", Line2D([], [], marker=marker, **HOLLOW))
             _dress(ax, game)
             spent = [value for line in lines for value in line.calls if value <= REACH]
