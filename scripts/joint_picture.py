@@ -183,14 +183,14 @@ def _dress(ax: Axes, game: str) -> None:
 def main(options: Options) -> None:
     """Draw and write one picture."""
     if options.runs:
-        out = options.out or Path("results/curves-joint.png")
+        out, dpi = options.out or Path("results/curves-joint.png"), 90  # many small panels
         figure = curves_picture([read_scalars(folder) for folder in options.runs])
     else:
         rows = joint_rows(options.rows)
-        out = options.out or options.rows.with_suffix(".png")
+        out, dpi = options.out or options.rows.with_suffix(".png"), 150
         figure = frontier(rows, frozen_rows(options, rows))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(png(figure))
+    out.write_bytes(png(figure, dpi))
     print(f"written to {out}")
 
 

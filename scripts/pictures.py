@@ -61,10 +61,10 @@ def theme(dark: bool) -> AbstractContextManager[None]:
     return matplotlib.rc_context(settings)  # type: ignore[arg-type]
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 150) -> bytes:
     """The figure as a PNG file's bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
