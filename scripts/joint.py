@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from agents.checkpoint import drop_checkpoint
 from agents.evaluation import Row
 from agents.joint.config import JointData
-from agents.joint.deployment import MODEL, fit_cut, ranking, rows_of
+from agents.joint.deployment import MODEL, fit_cut, ranking, rows_of, words_alone
 from agents.joint.parallel import Processes
 from agents.joint.student import REASONS, asking_student
 from agents.joint.teacher import ScoredTexts, Teacher
@@ -38,13 +38,15 @@ from agents.learning_env import reward_scale
 from scripts.answers import answers
 from scripts.command import run
 from scripts.joint_games import GameOptions, game, original_ends, original_game, sampled_game, settings_of
-from scripts.joint_rules import judged_rules
+from scripts.joint_rules import NUMBERLESS, judged_rules
 from scripts.rows import read_rows
 from scripts.runs import record, write_settings
 from tw_env.decoding.loading import Pair
 from tw_env.policies import AskToken
 from tw_env.settings import WORDED, encode_prompts, load_models, load_task
 from tw_env.tasks.translate import language_pair
+
+CUT_EVERY = 2  # of the limits that are trained on, every so manyth has a cut of its own
 
 
 @dataclass
@@ -168,8 +170,10 @@ def fitted(options: Options, folder: Path) -> tuple[AskToken, TrainingCost]:
     policy = AskToken(env.layout, env.game.spec.actions, at_end=options.config.call == "VERIFY")
     held = np.arange(len(env.task.prompts))[-options.held :]
     began = time.process_time()
-    cut = fit_cut(policy, env, held.tolist(), options.config.limits)
-    print(f"the student in {folder} calls where the log-odds lie above {cut:.2f}")
+    cut = fit_cut(policy, env, held.tolist(), sorted(options.config.limits)[::CUT_EVERY])
+    print(
+        f"the student in {folder} calls where the log-odds lie above {cut.default:.2f}, under limits above {cut.cuts}"
+    )
     return policy, TrainingCost().with_play(env, time.process_time() - began)
 
 
@@ -197,7 +201,10 @@ def judge(options: Options, folder: Path, cost: TrainingCost) -> list[Row]:
     policy = AskToken.read(folder)
     ends = original_ends(options)
     agent = options.name or ("joint" if config.call == "ASK" else "joint+verify")
-    rows = rows_of(policy, env, ends, judged_rules(env.pair.tokenizer), agent, config.seed, **cost.fields())
+    rules = judged_rules(env.pair.tokenizer)
+    numbered = [rule for rule in rules if rule.name not in NUMBERLESS]
+    rows = rows_of(words_alone(policy), env, ends, rules, f"{agent} words", config.seed, **cost.fields())
+    rows += rows_of(policy, env, ends, numbered, agent, config.seed, **cost.fields())
     auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
     return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]
 

@@ -9,6 +9,7 @@ from agents.joint.wording import FREE, NEVER
 from tw_env.rules import Constraint, Quantity
 
 HELD_BACK_LIMITS = (0.04, 0.08, 0.25, 0.4)  # none is trained on; the last lies beyond all that are
+NUMBERLESS = ("ambiguous", "open")  # how rules are filed that name no limit
 JUDGED = (0.03, 0.05, 0.1, 0.15, 0.2)
 AMBIGUOUS = (
     "ask the teacher rarely",

@@ -52,9 +52,9 @@ class JointConfig:
     write_alone: bool = False
     """Weight each text by the probability that nobody is asked, so that what is verified anyway takes no capacity."""
     limits: tuple[float, ...] = (
-        0.01, 0.02, 0.03, 0.05, 0.06, 0.07, 0.09, 0.1, 0.12, 0.14, 0.15, 0.18, 0.2, 0.24, 0.28, 0.3,
+        0.01, 0.02, 0.03, 0.045, 0.05, 0.06, 0.07, 0.085, 0.09, 0.1, 0.12, 0.14, 0.15, 0.18, 0.2, 0.24, 0.28, 0.3,
     )  # fmt: skip
-    """Limits that are trained on, in calls per token; every digit stands in one."""
+    """Limits that are trained on, in calls per token; every digit stands in one, and not behind others alone."""
     extremes: float = 0.05
     """Chance of the rule "never", and again of one without limit."""
     misread: float = 0.15

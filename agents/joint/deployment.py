@@ -1,8 +1,9 @@
-"""From a trained student to a policy: one cut for all rules, found on held-back prompts, and rows of the benchmark."""
+"""From a trained student to a policy: cuts found on held-back prompts, and rows of the benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from agents.asking import asking_auc
 from agents.evaluation import Ends, Row, make_row, play
 from agents.rollout import play_prompts
-from tw_env.policies import AskToken, ScoreThreshold
+from tw_env.policies import AskToken, CutTable, ScoreThreshold
 from tw_env.rules import Constraint, Quantity, paraphrases
 
 MODEL = "model"  # folder of student, tokenizer and policy in that of a run
-ROUNDS = 12  # halvings of the interval around the cut
+ROUNDS = 10  # halvings of the interval around the cut
 TOLD = 4  # rules that each prompt is told for it
 SPAN = 12.0  # nats; the cut lies between -SPAN and SPAN
 
@@ -47,16 +48,18 @@ def told(limit: float, name: str = "trained", held_out: bool | None = False) -> 
     return Told(name, tuple(paraphrases(constraint, held_out)), constraint)
 
 
-def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence[float], seed: int = 0) -> float:
-    """Set the lowest cut at which the policy spends, on average over these rules, no more than they allow.
+def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence[float], seed: int = 0) -> CutTable:
+    """Set the lowest cuts at which the policy spends no more than its rules allow: one for all rules, or one a limit.
 
-    It is one number for all rules, so that what tells rules apart is what the student read.
+    With the one number, `default`, what tells rules apart is what the student read alone. The table beside it corrects
+    for what it misjudges under a limit in the words of that limit, and interpolates; without a limit the one number
+    holds, as for every rule in `words_alone`.
 
     Args:
         env: an `AssistedDecodingVectorEnv` with the trained student. prompts: that nothing was trained on; each is told
             `TOLD` of the rules, all of them equally often.
     """
-    rules = [told(limit) for limit in limits]
+    rules = [told(limit) for limit in sorted(limits)]
     times = min(TOLD, len(rules))
     every = np.tile(np.asarray(prompts, np.int64), times)
     another = len(rules) // times
@@ -64,14 +67,40 @@ def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence
     constraints = np.array([rules[rule].constraint for rule in which], object)
     choice = np.random.default_rng(seed)
     words = [rules[rule].sentences[int(choice.integers(len(rules[rule].sentences)))] for rule in which]
-    low, high = -SPAN, SPAN
+
+    def excess(cuts: CutTable) -> NDArray[np.float64]:
+        policy.cut = cuts
+        outcomes = play_prompts(env, policy, every, constraints, seed, True, words=words)
+        return outcomes.spent - outcomes.allowed
+
+    one = bisected(lambda cut: [excess(CutTable(default=float(cut[0]))).mean() <= 0], 1)
+    name, known = Quantity.CALLS_PER_TOKEN.value, np.sort(limits).tolist()
+    counts = np.bincount(which, minlength=len(rules))
+
+    def keep(cuts: NDArray[np.float64]) -> NDArray[np.bool_]:
+        over = excess(CutTable({name: known}, {name: cuts.tolist()}))
+        return np.bincount(which, over, minlength=len(rules)) / counts <= 0
+
+    each = bisected(keep, len(rules))
+    policy.cut = CutTable({name: known}, {name: each.tolist()}, default=float(one[0]), elsewhere=float(one[0]))
+    return policy.cut
+
+
+def bisected(keep: Callable[[NDArray[np.float64]], Any], count: int) -> NDArray[np.float64]:
+    """(count,) lowest cuts of which `keep` says, for each, that its rule is kept; all are searched at once."""
+    low, high = np.full(count, -SPAN), np.full(count, SPAN)
     for _ in range(ROUNDS):
         middle = (low + high) / 2
-        policy.cut = type(policy.cut)(default=middle)
-        outcomes = play_prompts(env, policy, every, constraints, seed, True, words=words)
-        low, high = (low, middle) if (outcomes.spent - outcomes.allowed).mean() <= 0 else (middle, high)
-    policy.cut = type(policy.cut)(default=high)
+        kept = np.asarray(keep(middle))
+        low, high = np.where(kept, low, middle), np.where(kept, middle, high)
     return high
+
+
+def words_alone(policy: AskToken) -> AskToken:
+    """The same with one cut for all rules, whatever their limits."""
+    one = copy.copy(policy)
+    one.cut = CutTable(default=policy.cut.default)
+    return one
 
 
 def rows_of(
