@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from agents.joint.deployment import TRAINED
 from scripts.command import run
 from scripts.joint_curves import curves_picture, read_scalars
 from scripts.pictures import REACH, percents, png, styles_of, theme
@@ -25,12 +26,14 @@ from scripts.rows import GAMES, Line, Row, lines_of, name_of, read_rows, short
 JOINT = ("joint", "joint+verify")
 FROZEN = ("pcl", "p-max")
 FROZEN_GAMES = {"SELF/ASK": "SELF/ASK", "SELF/VERIFY": "SELF/ASK/VERIFY"}  # where the frozen pair's rows are
-TRAINED = "trained"
 MARKS = {"held-out phrasing": "o", "held-out limit": "^"}
 OURS = "#332288"
 HOLLOW: dict[str, Any] = {"linestyle": "none", "color": OURS, "markerfacecolor": "white", "markersize": 7}
 LOWEST = -0.3  # recovered share below which a point is drawn at the bottom, with an arrow and its number
-COLOURS = {"entropy": "#CC79A7"}  # beside the fixed ones of scripts.pictures, which this picture needs, too
+COLOURS = {
+    "entropy": "#CC79A7",
+    "words": "#8877CC",
+}  # beside the fixed ones of scripts.pictures, which this picture needs, too
 STROKES: dict[str, dict[str, Any]] = {"frozen": {"linestyle": ":", "linewidth": 1.8}, "distilled": {"linestyle": "-"}}
 
 
@@ -112,7 +115,9 @@ def frontier(rows: Sequence[Row], frozen: Sequence[Row] = ()) -> Figure:
 
 def _name(agent: str) -> str:
     student, decides = student_of(agent)
-    return name_of(agent) if agent in JOINT else f"{student} student: {name_of(decides)}"
+    if agent in JOINT:
+        return name_of(agent)
+    return f"{name_of(student) if student in JOINT else f'{student} student'}: {name_of(decides)}"
 
 
 def _styles(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from agents.baselines.heuristic import Heuristic
 from agents.evaluation import Row, make_row, play
-from agents.joint.deployment import MODEL
+from agents.joint.deployment import MODEL, TRAINED
 from agents.joint.training_cost import TrainingCost
 from agents.recording import Recorded
 from agents.supervised import SupervisedConfig, Trainer
@@ -101,7 +101,7 @@ def judge(options: RivalOptions, folder: Path, cost: TrainingCost) -> list[Row]:
                 row = make_row(
                     test, played, ends, rule, agent=agent, kind="heuristic", seed=options.seed, **taken.fields()
                 )
-                rows.append({**row, "told": "trained", "words": str(rule), "sentences": 1})
+                rows.append({**row, "told": TRAINED, "words": str(rule), "sentences": 1})
     return rows
 
 

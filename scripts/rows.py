@@ -54,6 +54,7 @@ NAMES = {
     "dqn-lagrangian": "DQN-Lagrangian",
     "joint": "student trained with its asking",
     "joint+verify": "student trained with its asking",
+    "words": "its words alone",
     "joint-whole": "tokens and asking by the whole residual",
 }
 GAMES = {

@@ -16,6 +16,7 @@ from agents.rollout import play_prompts
 from tw_env.policies import AskToken, CutTable, ScoreThreshold
 from tw_env.rules import Constraint, Quantity, paraphrases
 
+TRAINED = "trained"  # how rules are filed that are told as in training
 MODEL = "model"  # folder of student, tokenizer and policy in that of a run
 ROUNDS = 10  # halvings of the interval around the cut
 TOLD = 4  # rules that each prompt is told for it
@@ -42,7 +43,7 @@ class Told:
         return [self.sentences[i] for i in chosen]
 
 
-def told(limit: float, name: str = "trained", held_out: bool | None = False) -> Told:
+def told(limit: float, name: str = TRAINED, held_out: bool | None = False) -> Told:
     """A limit on calls per token in its phrasings."""
     constraint = Constraint(Quantity.CALLS_PER_TOKEN, limit)
     return Told(name, tuple(paraphrases(constraint, held_out)), constraint)
@@ -57,7 +58,7 @@ def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence
 
     Args:
         env: an `AssistedDecodingVectorEnv` with the trained student. prompts: that nothing was trained on; each is told
-            `TOLD` of the rules, all of them equally often.
+            `TOLD` of the rules, all of them equally often, and one of them where there is one cut for all.
     """
     rules = [told(limit) for limit in sorted(limits)]
     times = min(TOLD, len(rules))
@@ -68,17 +69,17 @@ def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence
     choice = np.random.default_rng(seed)
     words = [rules[rule].sentences[int(choice.integers(len(rules[rule].sentences)))] for rule in which]
 
-    def excess(cuts: CutTable) -> NDArray[np.float64]:
+    def excess(cuts: CutTable, first: int) -> NDArray[np.float64]:
         policy.cut = cuts
-        outcomes = play_prompts(env, policy, every, constraints, seed, True, words=words)
+        outcomes = play_prompts(env, policy, every[:first], constraints[:first], seed, True, words=words[:first])
         return outcomes.spent - outcomes.allowed
 
-    one = bisected(lambda cut: [excess(CutTable(default=float(cut[0]))).mean() <= 0], 1)
+    one = bisected(lambda cut: [excess(CutTable(default=float(cut[0])), len(prompts)).mean() <= 0], 1)
     name, known = Quantity.CALLS_PER_TOKEN.value, np.sort(limits).tolist()
     counts = np.bincount(which, minlength=len(rules))
 
     def keep(cuts: NDArray[np.float64]) -> NDArray[np.bool_]:
-        over = excess(CutTable({name: known}, {name: cuts.tolist()}))
+        over = excess(CutTable({name: known}, {name: cuts.tolist()}), len(every))
         return np.bincount(which, over, minlength=len(rules)) / counts <= 0
 
     each = bisected(keep, len(rules))
