@@ -57,4 +57,4 @@ def program() -> str | None:
 
 def _separate(description: str) -> str:
     """The description with its commands indented, since unindented lines are shown as one paragraph."""
-    return re.sub(r"^(?=(python -m|make) )", "    ", description, flags=re.MULTILINE)
+    return re.sub(r"^(?=(python -m|make|accelerate launch|torchrun) )", "    ", description, flags=re.MULTILINE)

@@ -2,13 +2,17 @@
 
 python -m scripts.distill --out results/distillation.json
 python -m scripts.distill --task text --student FOLDER --teacher FOLDER --data FILE.jsonl --metric edit --out rows.json
+accelerate launch --num_processes 2 --mixed_precision bf16 -m scripts.distill --out rows.json
+
+Several processes share each update and give the rows of one, up to rounding; the main one alone judges and writes.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +24,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from agents.checkpoint import drop_checkpoint
-from agents.joint.distillation import Distillation
+from agents.joint.distillation import Distillation, Log
 from agents.joint.distillation_config import DistillationConfig, DistillationData
 from agents.joint.losses import coarsened, cross_entropy, reverse_kl
 from agents.joint.objective import Loss
+from agents.joint.parallel import Precision, Processes
 from agents.joint.reading import Texts, chunks, log_distributions, states
 from agents.joint.sampling import Writer
 from agents.joint.teacher import CHUNK_TOKENS, ScoredTexts, Teacher
@@ -94,20 +99,22 @@ def _needs_stored(loss: Loss, share: float | None = None) -> bool:
 
 
 class Bench:
-    """What all runs share: tasks, models, the teacher's texts."""
+    """What all runs share: tasks, models, the teacher's texts; `options.device` is that of this very process."""
 
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.processes = options, Processes(cpu=options.device == "cpu")
         (self.train, self.dev, self.test), pair = self._load(options)
         self.pair = pair
         self.cap = options.max_new_tokens or self.train.max_new_tokens
         self.teacher = Teacher(pair.teacher, pair.vocabulary, memory=REMEMBERED)
-        self.start = copy.deepcopy(pair.student) if options.student else self._start()
+        with self.processes.main_first():  # it trains the start; the others find it done
+            self.start = copy.deepcopy(pair.student) if options.student else self._start()
         prompts = encode_prompts(self.train, pair, self.cap)
         gold = answers(self.train, pair, self.cap)
         self.data = DistillationData(prompts, pair.end_tokens, self.cap, gold, None, pair.vocabulary)
         share = options.config.on_policy_share
-        stored = self._stored() if any(_needs_stored(loss, share) for loss in options.losses) else None
+        with self.processes.main_first():  # it writes the teacher's texts
+            stored = self._stored() if any(_needs_stored(loss, share) for loss in options.losses) else None
         self.data = DistillationData(prompts, pair.end_tokens, self.cap, gold, stored, pair.vocabulary)
 
     @staticmethod
@@ -131,7 +138,8 @@ class Bench:
         trainer = Trainer(
             recipe.new_model(self.pair.tokenizer), prompts, targets, recipe.training, self.options.work / "start"
         )
-        print(f"start: {trainer.step} of {self.options.start_updates} updates are done")
+        if self.processes.main:
+            print(f"start: {trainer.step} of {self.options.start_updates} updates are done")
         return trainer.run(until=self.options.start_updates).to(self.pair.teacher.device)
 
     def _stored(self) -> ScoredTexts:
@@ -175,7 +183,10 @@ class Bench:
     def distil(
         self, config: DistillationConfig, task: Task, sampled: int, bar: tqdm[None], name: str | None = None
     ) -> tuple[Row, PreTrainedModel]:
-        """One run and its row, see `judge`; goes on from its checkpoint, under a name, if it was broken off."""
+        """One run and its row, see `judge`; goes on from its checkpoint, under a name, if it was broken off.
+
+        Processes train together; the main one judges and tells the others the row.
+        """
         name = name or f"{config.loss}-{config.learning_rate:g}-{config.seed}-{config.updates}"
         folder = self.options.work / name
         own = None if config.own_share == 0.0 else self.teacher
@@ -183,23 +194,31 @@ class Bench:
         distillation = Distillation(copy.deepcopy(self.start), self.data, config, own, folder)
         bar.set_description(folder.name)
         bar.update(distillation.update)
-        with SummaryWriter(str(folder / "tensorboard"), purge_step=distillation.update + 1) as writer:
+        with ExitStack() as stack:
+            student = distillation.run(_log(folder, distillation.update, bar, stack) if self.processes.main else None)
+        seconds = self.processes.total([time.process_time() - began])
+        row: Row = {}
+        if self.processes.main:
+            row = {
+                "loss": str(config.loss), "seed": config.seed, "learning_rate": config.learning_rate,
+                "on_policy_share": config.own_share, **self.judge(student, task, sampled), "updates": config.updates,
+                "texts": config.updates * config.batch, "tokens": distillation.teacher_tokens,
+                "seconds": round(seconds, 1),
+            }  # fmt: skip
+            drop_checkpoint(folder)
+        return self.processes.told(row), student
 
-            def log(update: int, numbers: dict[str, float]) -> None:
-                bar.update()
-                for name, value in numbers.items():
-                    writer.add_scalar(name, value, update)
 
-            student = distillation.run(log)
-        seconds = time.process_time() - began
-        row = {
-            "loss": str(config.loss), "seed": config.seed, "learning_rate": config.learning_rate,
-            "on_policy_share": config.own_share, **self.judge(student, task, sampled), "updates": config.updates,
-            "texts": config.updates * config.batch, "tokens": distillation.teacher_tokens,
-            "seconds": round(seconds, 1),
-        }  # fmt: skip
-        drop_checkpoint(folder)
-        return row, student
+def _log(folder: Path, update: int, bar: tqdm[None], stack: ExitStack) -> Log:
+    """What shows and writes down the numbers of updates behind this one."""
+    writer = stack.enter_context(SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1))
+
+    def log(update: int, numbers: dict[str, float]) -> None:
+        bar.update()
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, update)
+
+    return log
 
 
 def print_table(content: dict[str, Any]) -> None:
@@ -225,18 +244,22 @@ def print_table(content: dict[str, Any]) -> None:
 
 def main(options: Options) -> None:
     """Search a learning rate for each loss, train all, write the rows and print the table."""
+    processes = Processes(cpu=options.device == "cpu")
+    device = processes.device_for(options.device)
     torch.set_num_threads(options.threads)
-    table = Table(options.out)
-    table.keep_to(asdict(options), NOT_COMPARED)
-    bench = Bench(options)
+    table = Table(options.out, writes=processes.main)
+    precision = Precision(options.config.precision, torch.device(device)).kind
+    table.keep_to({**asdict(options), "config": options.config.deciding(precision)}, NOT_COMPARED)
+    bench = Bench(replace(options, device=device))
     ends = table.content["ends"]
     for name, model in (("start", bench.start), ("teacher", bench.pair.teacher)):
-        if name not in ends:
+        if name not in ends and processes.main:
             ends[name] = bench.judge(model, bench.test)
             table.write()
     search_seed, rates = max(options.seeds, default=0) + 1, options.rates
     trials = options.search_updates * len(rates) if len(rates) > 1 else 0
-    with tqdm(total=len(options.losses) * (trials + options.updates * len(options.seeds)), unit="update") as bar:
+    total = len(options.losses) * (trials + options.updates * len(options.seeds))
+    with tqdm(total=total, unit="update", disable=not processes.main) as bar:
 
         def row_of(kind: str, task: Task, config: DistillationConfig) -> Row:
             wanted = {"loss": str(config.loss), "seed": config.seed, "learning_rate": config.learning_rate}
@@ -244,7 +267,7 @@ def main(options: Options) -> None:
                 bar.update(config.updates)
                 return row
             row, student = bench.distil(config, task, SAMPLED if kind == "rows" else 0, bar)
-            if kind == "rows":
+            if kind == "rows" and processes.main:
                 folder = options.work / f"{config.loss}-{config.seed}"
                 student.save_pretrained(folder)
                 bench.pair.tokenizer.save_pretrained(folder)
@@ -264,8 +287,10 @@ def main(options: Options) -> None:
         for seed in options.seeds:
             for loss in options.losses:
                 row_of("rows", bench.test, config_of(loss, options.updates, chosen[loss], seed))
-    print_table(table.content)
-    print(f"rows written to {options.out}")
+    processes.part()
+    if processes.main:
+        print_table(table.content)
+        print(f"rows written to {options.out}")
 
 
 if __name__ == "__main__":

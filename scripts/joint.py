@@ -222,8 +222,7 @@ def add_rows(path: Path, rows: list[Row]) -> None:
 def main(options: Options) -> None:
     """Train, save, measure; with several processes, the main one alone saves and measures."""
     processes = Processes(cpu=options.device == "cpu")
-    if options.device == "auto" or (processes.count > 1 and processes.device != "cpu"):
-        options = replace(options, device=processes.device)
+    options = replace(options, device=processes.device_for(options.device))
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     if processes.main:

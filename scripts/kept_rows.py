@@ -15,10 +15,11 @@ class Table:
 
     Args:
         path: the file; one that isn't there is begun.
+        writes: whether changes go to the disk; of several processes that keep the same table, one writes it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self._writes = path, writes
         self.content: dict[str, Any] = {"settings": {}, "ends": {}, "search": [], "rows": []}
         if path.is_file():
             self.content = json.loads(path.read_text())
@@ -58,6 +59,8 @@ class Table:
 
     def write(self) -> None:
         """Replace the file; a kill at any moment leaves the old or the new one."""
+        if not self._writes:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.content, indent=1) + "\n")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from agents.joint.objective import Loss
 from agents.joint.reading import Ids
@@ -51,6 +52,12 @@ class DistillationConfig:
     """Largest norm of the gradient, student and V apart."""
     muon: bool = True
     """Orthogonalise the updates of the hidden matrices (Muon); AdamW everywhere otherwise."""
+    accumulate: int = 1
+    """Parts that each process splits its share of an update into, for less memory; the result is the same up to
+    rounding."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Of the passes that are learnt from, under autocast; log-probabilities and losses stay in single precision. None
+    takes what `accelerate launch` was told, else "no". On a CPU, attention by "sdpa" goes back very slowly in bf16."""
     seed: int = 0
     """Of the order of the prompts and of all draws."""
     checkpoint_every: int = 50
@@ -79,6 +86,13 @@ class DistillationConfig:
             ema_decay=self.ema_decay, clip=self.clip, muon=self.muon, seed=self.seed,
         )  # fmt: skip
 
+    def deciding(self, precision: str) -> dict[str, Any]:
+        """What decides the result, as plain data, with the precision that a run really has.
+
+        Into how many parts an update is split does not, so it may change when a run is resumed.
+        """
+        return {**asdict(self), "loss": str(self.loss), "accumulate": 1, "precision": precision}
+
     def check(self) -> None:
         """Raises ValueError: settings that make no sense, alone or together."""
         siblings = self.texts_per_prompt
@@ -91,6 +105,11 @@ class DistillationConfig:
             raise ValueError(
                 f"Expected an on-policy share up to 1, and at least 1 - 1/siblings since a prompt has one stored text; "
                 f"got {self.own_share} with {siblings} siblings."
+            )
+        if not 1 <= self.accumulate <= self.batch // siblings:
+            raise ValueError(
+                f"Expected to accumulate 1 to {self.batch // siblings} parts, a prompt with its texts in each, got "
+                f"{self.accumulate}."
             )
         if self.loss is Loss.PCL_GROUP and siblings < 2:
             raise ValueError(f"Expected at least 2 siblings for {self.loss}, got {siblings}.")

@@ -1,7 +1,12 @@
-"""The loss of one batch of texts by its name, and what it tells of the student on the way."""
+"""The loss of one batch of texts by its name, and what it tells of the student on the way.
+
+A batch may be one part of an update. Texts of one prompt stay together, and every loss is a mean, so that the update's
+is the mean of the parts' by `weight`; what is logged is worked out of the steps of all parts (`numbers_of`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,6 +33,8 @@ from agents.joint.teacher import Scores
 from agents.pcl.losses import remaining
 
 Numbers = dict[str, float]
+Seen = dict[str, Tensor]
+"""By name, a number of each step, (steps,), or of each text, (texts,), without gradients; see `numbers_of`."""
 
 
 class Loss(StrEnum):
@@ -96,8 +103,13 @@ class Settings:
         return tuple(length or None for length in self.path_lengths)
 
 
-def objective(settings: Settings, logprobs: Tensor, values: Tensor, part: Part) -> tuple[Tensor, Numbers]:
-    """The batch's loss and some numbers for the log.
+def weight(settings: Settings, part: Part) -> int:
+    """Of how many places, or whole texts, the loss is a mean."""
+    return len(part.own) if settings.loss is Loss.PCL_GROUP else len(part.tokens)
+
+
+def objective(settings: Settings, logprobs: Tensor, values: Tensor, part: Part) -> tuple[Tensor, Seen]:
+    """The batch's loss, and what `numbers_of` is told.
 
     Args:
         logprobs: (steps, vocab) of the student where each token was written. values: (steps,) V there; zeros for none.
@@ -105,22 +117,26 @@ def objective(settings: Settings, logprobs: Tensor, values: Tensor, part: Part) 
     if part.scores is None:
         return cross_entropy(logprobs, part.tokens).mean(), {}
     student, mine = written(logprobs, part.tokens), coarsened(logprobs, part.scores.ids)
-    numbers = _diagnostics(student.detach(), mine.detach(), values.detach(), part, part.scores, settings)
-    return _loss(settings, student, mine, values, part, part.scores), numbers
+    seen = _seen(student.detach(), mine.detach(), values.detach(), part, part.scores, settings)
+    return _loss(settings, student, mine, values, part, part.scores), seen
 
 
-def value_loss(settings: Settings, logprobs: Tensor, values: Tensor, part: Part) -> Tensor:
-    """Squared residuals of the student's own texts, with a gradient in V alone.
+def value_gains(settings: Settings, logprobs: Tensor, part: Part) -> Tensor:
+    """(steps,) what V shall sum up, given the student's (steps, vocab); no gradient."""
+    assert part.scores is not None
+    logprobs = logprobs.detach()
+    if settings.loss is Loss.PCL:
+        return token_gains(written(logprobs, part.tokens), part.scores.written)
+    return -reverse_kl(coarsened(logprobs, part.scores.ids), part.scores.distribution)
+
+
+def value_loss(settings: Settings, gains: Tensor, values: Tensor, part: Part) -> Tensor:
+    """Squared residuals of the student's own texts, at least one; a mean over their places.
 
     Args:
-        logprobs: (steps, vocab), see `objective`. values: (steps,) V.
+        gains: (steps,) of `value_gains`. values: (steps,) V, with gradients.
     """
-    assert part.scores is not None
-    logprobs, own = logprobs.detach(), part.own[part.of_step]
-    if settings.loss is Loss.PCL:
-        gains = token_gains(written(logprobs, part.tokens), part.scores.written)
-    else:
-        gains = -reverse_kl(coarsened(logprobs, part.scores.ids), part.scores.distribution)
+    own = part.own[part.of_step]
     starts, of_step = _laid(part)
     return path_loss(path_residuals(gains[own], values[own], starts, of_step, settings.lengths), starts, of_step)
 
@@ -172,27 +188,35 @@ def _expected(settings: Settings, student: Tensor, mine: Tensor, values: Tensor,
     return loss
 
 
-def _diagnostics(
-    student: Tensor, mine: Tensor, values: Tensor, part: Part, scores: Scores, settings: Settings
-) -> Numbers:
-    """Divergence from the teacher on own and other texts, residuals by path length, V against what followed."""
-    own = part.own[part.of_step]
+def _seen(student: Tensor, mine: Tensor, values: Tensor, part: Part, scores: Scores, settings: Settings) -> Seen:
+    """Whose texts and steps they are, divergence from the teacher, squared residuals by length, V and what followed."""
     divergence = reverse_kl(mine, scores.distribution)
-    numbers = {"own_share": float(part.own.float().mean())}
-    for name, chosen in (("own", own), ("other", ~own)):
-        if chosen.any():
-            numbers[f"kl/{name}"] = float(divergence[chosen].mean())
+    seen = {"own_texts": part.own.float(), "own": part.own[part.of_step].float(), "divergence": divergence}
     if settings.loss in (Loss.PCL, Loss.PCL_EXPECTED, Loss.PCL_GROUP):
         gains = token_gains(student, scores.written)
         lengths = settings.lengths
         for length, residual in path_residuals(gains, values, part.starts, part.of_step, lengths).items():
-            squares = residual.square() / reach(part.starts, part.of_step, length)
-            numbers[f"residual/{length or 'end'}"] = float(squares.mean().sqrt())
-    if settings.loss.learns_value and own.any():
-        returns = remaining(-divergence, part.starts, part.of_step)[own]
-        error, spread = (returns - values[own]).square().mean(), returns.var(correction=0)
+            seen[f"residual/{length or 'end'}"] = residual.square() / reach(part.starts, part.of_step, length)
+    if settings.loss.learns_value:
+        seen |= {"values": values, "returns": remaining(-divergence, part.starts, part.of_step)}
+    return seen
+
+
+def numbers_of(seen: Mapping[str, Tensor]) -> Numbers:
+    """For the log, of all parts laid end to end: divergences, residuals, V against what followed."""
+    if not seen:
+        return {}
+    own, divergence = seen["own"] > 0, seen["divergence"]
+    numbers = {"own_share": float(seen["own_texts"].mean())}
+    for name, chosen in (("own", own), ("other", ~own)):
+        if chosen.any():
+            numbers[f"kl/{name}"] = float(divergence[chosen].mean())
+    numbers |= {name: float(each.mean().sqrt()) for name, each in seen.items() if name.startswith("residual/")}
+    if "values" in seen and own.any():
+        values, returns = seen["values"][own], seen["returns"][own]
+        error, spread = (returns - values).square().mean(), returns.var(correction=0)
         numbers |= {
-            "value/mean": float(values[own].mean()),
+            "value/mean": float(values.mean()),
             "value/return": float(returns.mean()),  # Monte Carlo
             "value/explained": float(1.0 - error / spread.clamp(min=1e-8)),
         }

@@ -1,4 +1,4 @@
-"""An update of joint training split over processes and over parts, each with its share of the loss, and its precision.
+"""An update split over processes and over parts, each with its share of the loss, and its precision.
 
 Every process makes the same draws and takes its own stretch of them, so that several give what one would, up to
 rounding. Gradients are added up, not averaged: a loss is a weighted mean over the whole update, and each part counts
@@ -8,7 +8,7 @@ with its share of the update's weight (`Processes.shares`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, gather_object, reduce
+from accelerate.utils import broadcast, broadcast_object_list, gather_object, reduce
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ KINDS: dict[str, torch.dtype | None] = {"no": None, "bf16": torch.bfloat16, "fp1
 PATIENCE = timedelta(hours=12)  # for a process that writes the teacher's texts while the others wait
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 Array = TypeVar("Array", bound=NDArray[Any])
 
 
@@ -47,6 +48,10 @@ class Processes:
         self.main = self.index == 0
         self.device = "cpu" if self._state.device.type == "cpu" else str(self._state.device)
 
+    def device_for(self, asked: str) -> str:
+        """Where a script works that was asked for "auto", "cpu", "cuda" or "cuda:N"; several GPUs have one each."""
+        return self.device if asked == "auto" or (self.count > 1 and self.device != "cpu") else asked
+
     def slices(self, items: int, parts: int = 1) -> list[slice]:
         """The stretches of `items` that this process works on, one for each of its `parts`.
 
@@ -55,15 +60,28 @@ class Processes:
         """
         if items < self.count * parts:
             raise ValueError(
-                f"Expected at least {self.count * parts} texts and episodes an update, one for each of {parts} parts "
-                f"(accumulate) of {self.count} processes; got {items}."
+                f"Expected at least {self.count * parts} texts, episodes or prompts an update, one for each of {parts} "
+                f"parts (accumulate) of {self.count} processes; got {items}."
             )
+        return self.stretches(items, parts)
+
+    def stretches(self, items: int, parts: int = 1) -> list[slice]:
+        """As `slices`; where there are too few items, as in the last batch of an epoch, some are empty."""
         edges = [items * edge // (self.count * parts) for edge in range(self.count * parts + 1)]
         return [slice(*edges[part : part + 2]) for part in range(self.index * parts, (self.index + 1) * parts)]
 
     def joined(self, rows: Array) -> Array:
         """(n, ...) the rows of all processes, in their order."""
-        return rows if self.count == 1 else np.concatenate(gather_object([rows]))  # type: ignore[return-value]
+        return rows if self.count == 1 else np.concatenate(self.gathered([rows]))  # type: ignore[return-value]
+
+    def gathered(self, items: list[Item]) -> list[Item]:
+        """What all processes bring, in their order; some may bring more than others, or nothing."""
+        return items if self.count == 1 else gather_object(items)
+
+    def told(self, item: Item) -> Item:
+        """What the main process says; what the others do isn't heard."""
+        found: list[Item] = broadcast_object_list([item])
+        return found[0]
 
     def shares(self, weights: Sequence[float]) -> list[float]:
         """(parts,) what each part of this process weighs, out of the parts of all processes."""
@@ -79,10 +97,12 @@ class Processes:
         return self.total([share * value for share, value in zip(shares, values, strict=True)])
 
     def add_gradients(self, parameters: Iterator[nn.Parameter]) -> None:
-        """Give every process the sum of all gradients."""
+        """Give every process the sum of all gradients; who has none of a weight that another learnt adds nothing."""
         if self.count > 1:
-            learnt = [parameter for parameter in parameters if parameter.grad is not None]
-            sums = reduce([parameter.grad for parameter in learnt], "sum")
+            every = list(parameters)
+            told = self.gathered([[parameter.grad is not None for parameter in every]])  # by process
+            learnt = [parameter for parameter, *learn in zip(every, *told, strict=True) if any(learn)]
+            sums = reduce([torch.zeros_like(p) if p.grad is None else p.grad for p in learnt], "sum")
             for parameter, gradient in zip(learnt, sums, strict=True):
                 parameter.grad = gradient
 
@@ -147,6 +167,7 @@ class Precision:
             raise ValueError(f"Expected a precision of {', '.join(KINDS)}, got {self.kind!r}.")
         self._device = device
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.kind == "fp16")
+        self._scaler.scale(torch.zeros(1, device=device))  # begins its scale, even where others learn first
 
     def autocast(self) -> AbstractContextManager[Any]:
         """For passes of the student; what leaves them is turned into single precision by who calls."""
@@ -162,13 +183,24 @@ class Precision:
         """Add a loss's gradients."""
         self._scaler.scale(loss).backward()
 
-    def clip(self, weights: Iterator[nn.Parameter], optimizers: Sequence[torch.optim.Optimizer], norm: float) -> bool:
-        """Unscale and clip the gradients; False if they overflowed in fp16, so that no step shall follow."""
+    def clip(
+        self,
+        weights: Iterable[nn.Parameter],
+        optimizers: Sequence[torch.optim.Optimizer],
+        norm: float,
+        *apart: Iterable[nn.Parameter],
+    ) -> bool:
+        """Unscale and clip the gradients; False if they overflowed in fp16, so that no step shall follow.
+
+        Args:
+            weights: their norm is at most `norm`. apart: further ones, each with a norm of its own.
+            optimizers: of all of them.
+        """
         for optimizer in optimizers:
             self._scaler.unscale_(optimizer)
-        length = nn.utils.clip_grad_norm_(weights, norm)
+        lengths = [nn.utils.clip_grad_norm_(each, norm) for each in (weights, *apart)]
         self._scaler.update()
-        return not self._scaler.is_enabled() or bool(length.isfinite())
+        return not self._scaler.is_enabled() or all(bool(length.isfinite()) for length in lengths)
 
     def state(self) -> dict[str, Any]:
         return self._scaler.state_dict()

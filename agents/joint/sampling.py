@@ -75,10 +75,14 @@ class Writer:
         generator: np.random.Generator,
         temperature: float = 1.0,
         watch: Watch | None = None,
+        part: slice | None = None,
     ) -> Texts:
         """Tokens drawn by inverse CDF, one uniform number for each place of each text, drawn beforehand.
 
         So a text depends on the prompts and the generator alone, not on which texts end first.
+
+        Args:
+            part: a stretch of the prompts; it alone is written, with the texts that it has among all.
 
         Raises:
             ValueError: a temperature that is not above 0.
@@ -86,6 +90,8 @@ class Writer:
         if not temperature > 0.0:
             raise ValueError(f"Expected a temperature above 0, got {temperature}; call `greedy` for its limit.")
         uniforms = generator.random((len(prompts), self.max_new_tokens))
+        if part is not None:
+            prompts, uniforms = prompts[part], uniforms[part]
         return self._write(prompts, [()] * len(prompts), uniforms, temperature, watch)
 
     @torch.inference_mode()

@@ -13,7 +13,9 @@ from agents.joint.distillation import Distillation
 from agents.joint.distillation_config import DistillationConfig
 from agents.joint.objective import Loss
 from scripts.distill import Options, main
+from scripts.kept_rows import Table
 from tests.agents.small import PROMPTS
+from tests.launching import launch
 from tests.letters import names_of
 from tests.tiny import tiny_pair
 
@@ -73,6 +75,41 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_rows_of_an_unbroken_one(
     assert float(line["s"]) >= 0, "equal compute can be judged: processor seconds, updates and teacher tokens"
     with pytest.raises(ValueError, match="updates 3 there, 4 now"):
         main(replace(options, updates=4))
+
+
+SHORT = (
+    "--prompts 17 --held-out 12 --start-updates 1 --updates 3 --search-updates 1 --rates 1e-3 1e-2 --seeds 0 "
+    "--losses supervised pcl --config.batch 8 --config.checkpoint-every 2 --device cpu"
+)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_rows_of_one_and_the_main_one_writes(tmp_path: Path) -> None:
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    words = ["--out", str(both / "rows.json"), "--work", str(both), *SHORT.split()]
+    printed = launch(tmp_path / "home", "scripts.distill", *words)
+    assert printed.count("start: 0 of 1 updates") == 1
+    assert printed.count("rows written to") == 1
+    main(tyro.cli(Options, args=["--out", str(alone / "rows.json"), "--work", str(alone), *SHORT.split()]))
+    found, wanted = (json.loads((folder / "rows.json").read_text()) for folder in (both, alone))
+    for kind, count in (("search", 4), ("rows", 2)):
+        assert len(found[kind]) == count
+        for one, other in zip(found[kind], wanted[kind], strict=True):
+            assert one.pop("loss") == other.pop("loss")
+            assert one.pop("seconds") >= 0
+            del other["seconds"]
+            assert one == pytest.approx(other, rel=1e-4)
+    logs = sorted(path.parent.name for path in both.glob("*/tensorboard"))
+    assert logs == sorted(path.parent.name for path in alone.glob("*/tensorboard"))
+    assert all(len(list((both / log / "tensorboard").iterdir())) == 1 for log in logs)
+    assert not list(both.glob("pcl*/checkpoint.pt"))
+
+
+def test_a_table_that_another_process_writes_stays_in_memory(tmp_path: Path) -> None:
+    table = Table(tmp_path / "rows.json", writes=False)
+    table.add("rows", {"seed": 0})
+    assert table.find("rows", seed=0) == {"seed": 0}
+    assert not table.path.exists()
 
 
 def test_a_text_task_needs_a_student(options: Options) -> None:

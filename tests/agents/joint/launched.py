@@ -51,6 +51,14 @@ def check(processes: Processes) -> None:
     processes.agree(iter([weight]))
     assert weight.grad.tolist() == [3.0, 3.0]
     assert weight.tolist() == [1.0, 1.0]
+    alone, nobodys = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    alone.grad = None if processes.main else torch.full((2,), number)
+    processes.add_gradients(iter([alone, nobodys]))
+    assert alone.grad is not None, "the other one's"
+    assert alone.grad.tolist() == [2.0, 2.0]
+    assert nobodys.grad is None
+    assert processes.gathered(["second"] * processes.index) == ["second"]
+    assert processes.told(number) == 1.0
     assert processes.joined(np.full(int(number), number)).tolist() == [1.0, 2.0, 2.0]
     assert processes.shares([number, number]) == [number / 6, number / 6]
     assert processes.slices(5) == [slice(0, 2), slice(2, 5)][processes.index : processes.index + 1]

@@ -140,7 +140,7 @@ def test_stretches_cover_all_texts_once() -> None:
         found += [list(range(11))[part] for part in processes.slices(11, 2)]
     assert [i for part in found for i in part] == list(range(11))
     assert {len(part) for part in found} == {1, 2}
-    with pytest.raises(ValueError, match=r"at least 6 texts and episodes .* got 5"):
+    with pytest.raises(ValueError, match=r"at least 6 texts, episodes or prompts .* got 5"):
         processes.slices(5, 2)
 
 

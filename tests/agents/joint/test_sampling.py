@@ -54,6 +54,8 @@ def test_a_sample_depends_on_the_generator_alone_and_not_on_its_neighbours() -> 
     many = Writer(model, 4, NEW, [END], rows=16).sample(PROMPTS, np.random.default_rng(1))
     few = Writer(model, 4, NEW, [END], rows=2).sample(PROMPTS, np.random.default_rng(1))
     assert many.outputs == few.outputs
+    part = Writer(model, 4, NEW, [END]).sample(PROMPTS, np.random.default_rng(1), part=slice(1, 3))
+    assert (part.prompts, part.outputs) == (PROMPTS[1:3], many.outputs[1:3])
     assert all(END not in output[:-1] and len(output) <= NEW for output in many.outputs)
 
 
