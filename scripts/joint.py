@@ -37,6 +37,7 @@ from agents.joint.training_cost import FILE, TrainingCost, fingerprint
 from agents.learning_env import reward_scale
 from scripts.answers import answers
 from scripts.command import run
+from scripts.export import export
 from scripts.joint_games import GameOptions, game, original_ends, original_game, sampled_game, settings_of
 from scripts.joint_rules import NUMBERLESS, judged_rules
 from scripts.rows import read_rows
@@ -74,6 +75,8 @@ class Options(GameOptions, RunOptions):  # in --help, those of the last one stan
     """Prompts of the policy split that nothing is trained on: the cut is found on them."""
     stored: Path | None = None
     """File of the teacher's texts, written there if it is missing; None keeps it in the run's folder."""
+    half: bool = False
+    """Write model/ in half precision, for half the space; it is loaded in single precision all the same."""
     teacher_log: bool = True
     """Whether the teacher scores a few own drafts now and then, for the TensorBoard log alone."""
     threads: int = 1
@@ -158,8 +161,11 @@ def show(options: Options, update: int, stack: ExitStack) -> Log:
 def save(options: Options, joint: Joint, tokenizer: PreTrainedTokenizerBase) -> Path:
     """Write the student, its tokenizer and what it took; the folder."""
     folder = options.out / MODEL
-    joint.averaged().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if options.half:
+        export(joint.averaged(), tokenizer, folder)
+    else:
+        joint.averaged().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     joint.cost.save(folder, taken_before(options.student))
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.joint.config import JointConfig
@@ -47,7 +48,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two updates on the shipped pair."""
     folder = tmp_path_factory.mktemp("checkpoint") / "run"
     config = JointConfig(clone=1, pcl=1, texts=8, episodes=8, limits=(0.1,))
-    joint.main(joint.Options(folder, limit=60, held=20, teacher_log=False, play_rows=32, device="cpu", config=config))
+    shared = {"limit": 60, "held": 20, "half": True, "teacher_log": False, "play_rows": 32, "device": "cpu"}
+    joint.main(joint.Options(folder, config=config, **shared))
     return folder
 
 
@@ -78,6 +80,12 @@ def test_another_process_writes_the_same_with_tw_env_alone(run_folder: Path, tmp
     assert json.loads(done.stdout.splitlines()[-1]) == mine
     assert mine != here(model, "as often as you like"), "it reads its rule"
     assert sum(mine[1]) > 0
+
+
+def test_half_the_space_is_taken_and_single_precision_loaded(run_folder: Path) -> None:
+    model = run_folder / joint.MODEL
+    assert {weights.dtype for weights in load_file(model / "model.safetensors").values()} == {torch.float16}
+    assert AutoModelForCausalLM.from_pretrained(model).dtype == torch.float32
 
 
 def test_its_folder_is_all_that_generate_is_told(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
