@@ -55,7 +55,6 @@ NAMES = {
     "joint": "student trained with its asking",
     "joint+verify": "student trained with its asking",
     "words": "its words alone",
-    "joint-whole": "tokens and asking by the whole residual",
 }
 GAMES = {
     "SELF/ASK": "Asking: the teacher writes single tokens",
