@@ -1,4 +1,4 @@
-"""`accelerate launch` with two processes on the CPU, for tests."""
+"""`accelerate launch` with two processes on the CPU, for tests, and what they are compared by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from agents.joint.parallel import Processes
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 300  # on a busy machine; a launch takes ten on a free one
@@ -43,3 +50,29 @@ def launch(home: Path, *command: str) -> str:
     assert running.returncode == 0, printed
     assert "Warning" not in printed, printed
     return printed
+
+
+def write_cases(
+    out: Path, cases: Mapping[str, Any], weights: Callable[..., dict[str, Tensor]], resumed: str, stop: int
+) -> None:
+    """In each of two processes: write the weights of every case to `CASE-INDEX.safetensors`.
+
+    Args:
+        weights: of a case's settings; also given a folder for its checkpoint and, to break off, `until`.
+        resumed: a case that is broken off at update `stop` and taken up again, as "resumed".
+    """
+    processes = Processes(cpu=True)
+    assert processes.count == 2
+    for name, config in cases.items():
+        found = {name: weights(config)}
+        if name == resumed:
+            weights(config, out / name, until=stop)
+            found["resumed"] = weights(config, out / name)
+        for each, tensors in found.items():
+            save_file(tensors, out / f"{each}-{processes.index}.safetensors")
+    processes.part()
+
+
+def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Largest difference of any number of two sets of weights."""
+    return max(float((one[name] - other[name]).abs().max()) for name in one | other)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from agents.joint.config import JointConfig
@@ -19,6 +18,7 @@ from agents.joint.drift import gradients
 from agents.joint.parallel import Processes
 from agents.joint.trainer import Joint
 from tests.agents.joint.test_trainer import SHORT, data, student
+from tests.launching import write_cases
 
 STOP = 4  # updates before the run is resumed
 FAST = replace(SHORT, warmup=1)
@@ -65,17 +65,8 @@ def check(processes: Processes) -> None:
 
 
 def main(out: Path) -> None:
-    processes = Processes(cpu=True)
-    assert processes.count == 2
-    check(processes)
-    for name, config in CASES.items():
-        found = {name: weights(config)}
-        if name == "verify":
-            weights(config, out / name, until=STOP)
-            found["resumed"] = weights(config, out / name)
-        for each, tensors in found.items():
-            save_file(tensors, out / f"{each}-{processes.index}.safetensors")
-    processes.part()
+    check(Processes(cpu=True))
+    write_cases(out, CASES, weights, "verify", STOP)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from agents.joint.distillation_config import DistillationConfig
 from agents.joint.objective import Loss
-from agents.joint.parallel import Processes
 from tests.agents.joint.test_distillation import CONFIG, PROMPTS, distil
+from tests.launching import write_cases
 
 STOP = 4  # updates before the run is resumed
 # The last batch of an epoch has one prompt, so that the main process has nothing to learn from.
@@ -44,18 +43,5 @@ def weights(
     return found | value | {"tokens": torch.tensor(float(run.teacher_tokens))}
 
 
-def main(out: Path) -> None:
-    processes = Processes(cpu=True)
-    assert processes.count == 2
-    for name, config in CASES.items():
-        found = {name: weights(config)}
-        if name == "pcl":
-            weights(config, out / name, until=STOP)
-            found["resumed"] = weights(config, out / name)
-        for each, tensors in found.items():
-            save_file(tensors, out / f"{each}-{processes.index}.safetensors")
-    processes.part()
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    write_cases(Path(sys.argv[1]), CASES, weights, "pcl", STOP)

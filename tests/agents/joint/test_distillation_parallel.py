@@ -19,7 +19,7 @@ from agents.joint.parallel import Processes
 from agents.joint.teacher import Teacher
 from tests.agents.joint.launched_distillation import CASES, ODD, STOP, weights
 from tests.agents.joint.test_distillation import CONFIG, PAIR, data_of
-from tests.launching import launch
+from tests.launching import furthest, launch
 
 HALF = ("bf16", "fp16")
 
@@ -30,10 +30,6 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("launched")
     launch(folder / "home", "tests.agents.joint.launched_distillation", str(folder))
     return folder
-
-
-def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return max(float((one[name] - other[name]).abs().max()) for name in one | other)
 
 
 def numbers(config: DistillationConfig) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ from agents.joint.parallel import Passes, Precision, Processes
 from agents.joint.trainer import Joint
 from tests.agents.joint.launched import CASES, FAST, weights
 from tests.agents.joint.test_trainer import data, student
-from tests.launching import launch
+from tests.launching import furthest, launch
 
 CPU = torch.device("cpu")
 
@@ -29,10 +29,6 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("launched")
     launch(folder / "home", "tests.agents.joint.launched", str(folder))
     return folder
-
-
-def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return max(float((one[name] - other[name]).abs().max()) for name in one | other)
 
 
 @pytest.mark.slow
