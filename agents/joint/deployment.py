@@ -60,7 +60,8 @@ def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence
         env: an `AssistedDecodingVectorEnv` with the trained student. prompts: that nothing was trained on; each is told
             `TOLD` of the rules, all of them equally often, and one of them where there is one cut for all.
     """
-    rules = [told(limit) for limit in sorted(limits)]
+    known = sorted(limits)
+    rules = [told(limit) for limit in known]
     times = min(TOLD, len(rules))
     every = np.tile(np.asarray(prompts, np.int64), times)
     another = len(rules) // times
@@ -75,7 +76,7 @@ def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence
         return outcomes.spent - outcomes.allowed
 
     one = bisected(lambda cut: [excess(CutTable(default=float(cut[0])), len(prompts)).mean() <= 0], 1)
-    name, known = Quantity.CALLS_PER_TOKEN.value, np.sort(limits).tolist()
+    name = Quantity.CALLS_PER_TOKEN.value
     counts = np.bincount(which, minlength=len(rules))
 
     def keep(cuts: NDArray[np.float64]) -> NDArray[np.bool_]:
