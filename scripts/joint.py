@@ -68,7 +68,7 @@ class Options(GameOptions, RunOptions):  # in --help, those of the last one stan
     """Train one student together with its asking."""
 
     name: str | None = None
-    """How its rows are called; None: joint, or joint+verify."""
+    """How its rows are called; None: joint, or joint+verify. Those of its words alone have " words" behind."""
     asks: int = REASONS
     """Ask tokens that a student without any is given, each a reason to ask."""
     held: int = 2000
