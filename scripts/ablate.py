@@ -42,7 +42,7 @@ class Ablation(StrEnum):
     LENGTHS = "lengths"  # path lengths of distillation
     VALUE = "value"  # V as a network, as the mean of a group, or 0
     EXPECTED = "expected"  # stored distributions instead of the drawn tokens
-    CLONING = "cloning"  # behaviour cloning before path consistency, without it, alone
+    CLONING = "cloning"  # behaviour cloning before and beside path consistency, before it, alone, not at all
     FROZEN = "frozen"  # asking learnt on a student that is held still
     OBJECTIVE = "objective"  # the policy gradient instead of path consistency
 
@@ -61,6 +61,7 @@ JOINT = {
     "cloning, then PCL": (Ablation.CLONING, Ablation.FROZEN, Ablation.OBJECTIVE),
     "cloning, then PCL, held still": (Ablation.FROZEN,),
     "cloning alone": (Ablation.CLONING,),
+    "cloning, then PCL alone": (Ablation.CLONING,),
     "no cloning": (Ablation.CLONING, Ablation.FROZEN),
     "no cloning, held still": (Ablation.FROZEN,),
     "policy gradient": (Ablation.OBJECTIVE,),
@@ -120,10 +121,9 @@ class Options:
     """Words of them that nothing is trained on, as when told and started were made: the cut is found there."""
     joint_tested: int | None = None
     """Only the first so many words of the test split; None takes all."""
-    joint: JointConfig = field(
-        default_factory=lambda: JointConfig(call="ASK", pcl=1200, learning_rate=1e-3, gate_weight=3.0)
-    )
-    """Of path consistency, `call` included; start, clone, frozen, objective and seed are set by the variant."""
+    joint: JointConfig = field(default_factory=lambda: JointConfig(pcl=600, learning_rate=1e-3, extremes=0.12))
+    """Of path consistency, `call` included; start, clone, frozen, objective and seed are set by the variant, and
+    clone_kept where there is to be none."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 1

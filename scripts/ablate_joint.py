@@ -58,8 +58,9 @@ VARIANTS = {
     "cloning, then PCL": Variant(),
     "cloning, then PCL, held still": Variant(changed={"frozen": True}),
     "cloning alone": Variant(trained=False),
-    "no cloning": Variant(Begin.STARTED),
-    "no cloning, held still": Variant(Begin.STARTED, {"frozen": True}),
+    "cloning, then PCL alone": Variant(changed={"clone_kept": 0.0}),
+    "no cloning": Variant(Begin.STARTED, {"clone_kept": 0.0}),
+    "no cloning, held still": Variant(Begin.STARTED, {"clone_kept": 0.0, "frozen": True}),
     "policy gradient": Variant(changed={"objective": "expected_return"}),
 }
 

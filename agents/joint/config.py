@@ -44,6 +44,9 @@ class JointConfig:
     """Share of gold texts among them; the others are the teacher's."""
     clone_weight: float = 1.0
     """Weight of behaviour cloning beside the token loss. A small student's writing pays for a large one."""
+    clone_kept: float = 0.25
+    """Weight that behaviour cloning keeps in `Stage.PCL`. What a draft is worth says little of which of its places is
+    wrong: without the marks the gate forgets how to tell places apart."""
     write_weight: float = 1.0
     """Weight of the token loss beside the gate's."""
     frozen: bool = False
@@ -149,6 +152,10 @@ class JointConfig:
         if update < self.start:
             return Stage.START
         return Stage.CLONE if update < self.start + self.clone else Stage.PCL
+
+    def cloning(self, stage: Stage) -> float:
+        """Weight of behaviour cloning in a stage."""
+        return {Stage.START: 0.0, Stage.CLONE: self.clone_weight, Stage.PCL: self.clone_kept}[stage]
 
     def holds(self, stage: Stage) -> bool:
         """Whether the student's writing is held still in a stage."""

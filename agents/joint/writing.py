@@ -58,7 +58,8 @@ class Writing:
         every = torch.from_numpy(processes.joined(torch.cat([nats for nats, _ in seen]).cpu().numpy()))  # (steps,)
         numbers = {"nats": float(every.mean())} | self._count(every, gold[texts.of_step.numpy()])
         marks, places = None, [0.0] * len(parts)
-        if stage is Stage.CLONE:
+        clone_weight = config.cloning(stage)
+        if clone_weight > 0:
             marks = self._marks(texts, ~gold, limits, slices, every)
             places = processes.shares([len(at) for at, _ in marks])
             clones = [float(clone_nats(log_odds, m)) for (_, log_odds), m in zip(seen, marks, strict=True)]
@@ -71,7 +72,7 @@ class Writing:
             writing = shares[part] * (write_weight * (weight * nats).sum() / weight.sum())
             if marks is None:
                 return writing
-            return writing + config.clone_weight * places[part] * clone_nats(log_odds, marks[part])
+            return writing + clone_weight * places[part] * clone_nats(log_odds, marks[part])
 
         return loss, numbers
 
@@ -83,7 +84,7 @@ class Writing:
         chosen = generator.choice(data.writing, size=config.texts)
         limits, prompts = self._told.prompts(generator, chosen.tolist())
         gold = generator.random(len(chosen)) < config.gold_share
-        if stage is Stage.CLONE:
+        if config.cloning(stage) > 0:
             gold[0] = False  # what asking is cloned from
         outputs = [
             data.gold[i][int(generator.integers(len(data.gold[i])))] if right else data.stored[i]

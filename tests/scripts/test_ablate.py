@@ -124,6 +124,9 @@ def test_variants_change_what_they_say() -> None:
         "cloning, then PCL, held still", "no cloning, held still",
     ]  # fmt: skip
     assert [name for name, config in configs.items() if config.objective == "expected_return"] == ["policy gradient"]
+    assert [name for name, config in configs.items() if config.clone_kept == 0] == [
+        "cloning, then PCL alone", "no cloning", "no cloning, held still",
+    ]  # fmt: skip
 
 
 def test_a_student_that_is_missing_is_named_with_its_command(options: Options, tmp_path: Path) -> None:

@@ -121,12 +121,14 @@ def test_a_run_in_pieces_ends_with_the_same_weights(tmp_path: Path) -> None:
         Joint(*student(), data(), replace(SHORT, gate_weight=2.0), tmp_path)
 
 
-def test_each_stage_trains_what_it_should() -> None:
+@pytest.mark.parametrize("kept", [0.0, 0.25])
+def test_each_stage_trains_what_it_should(kept: float) -> None:
     numbers: dict[int, dict[str, float]] = {}
-    Joint(*student(), data(), SHORT).run(lambda update, told: numbers.update({update: told}))
+    config = replace(SHORT, clone_kept=kept)
+    Joint(*student(), data(), config).run(lambda update, told: numbers.update({update: told}))
     assert [SHORT.stage(update) for update in range(6)] == [Stage.START] * 2 + [Stage.CLONE] * 2 + [Stage.PCL] * 2
     assert [("clone" in numbers[u], "gate" in numbers[u]) for u in (1, 3, 5)] == [
-        (False, False), (True, False), (False, True),
+        (False, False), (True, False), (kept > 0, True),
     ]  # fmt: skip
     assert {"lambda/0.05", "lambda/0.2", "residual", "quality", "nats"} <= set(numbers[6])
 
@@ -201,13 +203,16 @@ def test_misread_rules_differ_in_words_that_only_rules_have() -> None:
     assert not drawn & set(tokenizer().all_special_ids)
 
 
-def test_asking_is_cloned_from_the_teachers_texts_alone() -> None:
-    config = replace(SHORT, start=0, texts=16, gold_share=0.5, misread=0.0, write_weight=0.0)
+@pytest.mark.parametrize(("stage", "weight"), [(Stage.CLONE, 0.5), (Stage.PCL, 0.125)])
+def test_asking_is_cloned_from_the_teachers_texts_alone(stage: Stage, weight: float) -> None:
+    config = replace(
+        SHORT, start=0, texts=16, gold_share=0.5, misread=0.0, write_weight=0.0, clone_weight=0.5, clone_kept=0.125
+    )
     joint = Joint(*student(), data(), config)
     joint._begin()
-    write, numbers = joint._writing.loss(np.random.default_rng(0), Stage.CLONE)
-    write(0).backward()
-    limits, gold, texts = joint._writing._texts(np.random.default_rng(0), Stage.CLONE)
+    write, numbers = joint._writing.loss(np.random.default_rng(0), stage)
+    assert write(0).item() == pytest.approx(weight * numbers["clone"])
+    limits, gold, texts = joint._writing._texts(np.random.default_rng(0), stage)
     assert 2 < gold.sum() < 14
     nats, log_odds = joint.told.nats(texts)
     theirs = ~torch.from_numpy(gold)[texts.of_step]
