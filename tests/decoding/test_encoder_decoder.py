@@ -1,4 +1,4 @@
-"""Sessions of encoder-decoders: states equal those of the model's own passes over source and text, row by row."""
+"""Sessions of encoder-decoders: sources read once, logits, other precisions, and what is refused."""
 
 from collections.abc import Callable
 
@@ -6,99 +6,28 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.decoding.test_session import CAPACITY, ROWS, TOLERANCE, Checked
-from tests.families import BART, FAMILIES, MAIN, POSITIONS, T5, VOCABULARY, family, states_of
+from tests.decoding.checked import CAPACITY, ROWS, TOLERANCE, CheckedSources
+from tests.families import BART, FAMILIES, MAIN, POSITIONS, T5, VOCABULARY, family
 from tw_env.decoding import cache as cache_module
 from tw_env.decoding import masks as masks_module
 from tw_env.decoding.session import NEVER, Session
 
-TEXT = range(2, 12)  # ids that are padding in no family
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_rows_without_a_source_wait(kind: str) -> None:
+    checked = CheckedSources(family(kind))
+    checked.reset([2], [[4, 5]])
+    checked.append([2], [[5, 6]])
 
 
-class CheckedSources(Checked):
-    """As `Checked`, beside sources; a row's text begins with the opening, its last token left to `append`."""
-
-    def __init__(self, model: tf.PreTrainedModel, rows: int = ROWS, **arguments: int) -> None:
-        super().__init__(model, rows, **arguments)
-        self.sources: list[list[int]] = [[] for _ in range(rows)]
-
-    def reset(self, rows: list[int], prompts: list[list[int]]) -> None:
-        self.session.reset(np.array(rows, dtype=int), prompts)
-        for i, row in enumerate(rows):
-            self.sources[row], self.texts[row] = list(prompts[i]), list(self.session.opening[:-1])
-        assert self.session.lengths.tolist() == [len(text) for text in self.texts]
-
-    def compare(self, row: int, hidden: torch.Tensor) -> None:
-        whole = states_of(self.model, self.sources[row], self.texts[row])
-        torch.testing.assert_close(hidden, whole[-len(hidden) :], rtol=0, atol=TOLERANCE)
-
-    def probe(self) -> None:
-        self.append(None, [[5]] * len(self.texts))
-
-
-@pytest.fixture(params=FAMILIES)
-def checked(request: pytest.FixtureRequest) -> CheckedSources:
-    checked = CheckedSources(family(request.param))
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_texts_begin_with_the_opening(kind: str) -> None:
+    checked = CheckedSources(family(kind))
     checked.reset([2, 0, 3, 1], [[3, 4, 5], [4], [3, 4, 5, 6, 7, 8], [7, 7]])
-    return checked
-
-
-def test_rows_in_step(checked: CheckedSources) -> None:
     checked.append(None, [[checked.session.opening[-1]]] * ROWS)
-    checked.append(None, [[3], [4], [5], [6]])
     checked.append(None, [[3, 4], [4, 2], [5, 5], [6, 7]])
     checked.probe()
-
-
-def test_unequal_catch_up(checked: CheckedSources) -> None:
-    checked.append(None, [[2, 3, 4], [4, 0, 0], [5, 6, 0], [0, 0, 0]], [3, 1, 2, 0])
-    checked.append([3, 1], [[8, 9], [9, 0]], [2, 1])
-    checked.probe()
-
-
-@pytest.mark.parametrize("pays", [True, False])
-def test_a_subset_gathered_or_run_with_all(
-    checked: CheckedSources, pays: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Session, "_gathering_pays", lambda *_: pays)
-    checked.append([3, 0], [[8, 9], [9, 4]])
-    checked.append([1, 0, 2], [[8, 9, 4], [9, 4, 4], [3, 0, 0]], [2, 0, 1])
-    checked.append([2, 3, 0, 1], [[4], [2], [3], [4]])
-    checked.probe()
-
-
-def test_rewind_and_write_something_else(checked: CheckedSources) -> None:
-    checked.append(None, [[4, 2, 3]] * ROWS)
-    checked.rewind([0, 2], [1, 2])
-    checked.append([2, 0], [[9, 8], [7, 6]])
-    checked.rewind([1], [0])
-    checked.append([1], [[4, 4, 2]])
-    checked.probe()
-
-
-def test_reset_of_one_row_leaves_the_others(checked: CheckedSources) -> None:
-    checked.append(None, [[4, 2, 3, 4]] * ROWS)
-    checked.reset([2], [[6]])
-    checked.probe()
-    checked.reset([1], [[6, 7, 8, 9, 10, 11, 2, 3, 4]])  # longer than any before
-    checked.probe()
-
-
-def test_rows_without_a_source_wait(checked: CheckedSources) -> None:
-    fresh = CheckedSources(checked.model)
-    fresh.reset([2], [[4, 5]])
-    fresh.append([2], [[5, 6]])
-
-
-@pytest.mark.parametrize("kind", MAIN)
-def test_eager_attention(kind: str) -> None:
-    checked = CheckedSources(family(kind, "eager"))
-    checked.reset([0, 1, 3], [[3, 2, 3], [4], [7, 2]])
-    checked.append([3, 1], [[4, 2], [3, 0]], [2, 1])
-    checked.append([0, 1, 3], [[5, 3], [5, 4], [2, 2]])
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
@@ -108,34 +37,6 @@ def test_masks_that_are_too_large_to_keep(kind: str, monkeypatch: pytest.MonkeyP
     checked.reset([0, 1, 2, 3], [[3, 2, 3], [4], [3, 2], [6]])
     checked.append(None, [[3, 4], [4, 2], [5, 5], [6, 7]], [1, 2, 0, 2])
     checked.probe()
-
-
-TOKEN = st.sampled_from(TEXT)
-ROW_SETS = st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS, unique=True)
-SOURCES = st.lists(st.integers(3, 5), min_size=1, max_size=4)
-
-
-@settings(max_examples=12)
-@given(st.data())
-@pytest.mark.parametrize("kind", MAIN)
-def test_any_string_of_operations(kind: str, data: st.DataObject) -> None:
-    checked = CheckedSources(family(kind), prompt_memory=2)
-    checked.reset(list(range(ROWS)), [data.draw(SOURCES) for _ in range(ROWS)])
-    for verb in data.draw(st.lists(st.sampled_from(["reset", "append", "append", "rewind"]), min_size=2, max_size=8)):
-        rows = data.draw(ROW_SETS)
-        if verb == "reset":
-            checked.reset(rows, [data.draw(SOURCES) for _ in rows])
-        elif verb == "rewind":
-            checked.rewind(rows, [data.draw(st.integers(0, len(checked.texts[row]))) for row in rows])
-        else:
-            width = data.draw(st.integers(1, 3))
-            asked = data.draw(st.sampled_from([rows, None]))
-            written = range(ROWS) if asked is None else rows
-            room = [min(width, CAPACITY - len(checked.texts[row])) for row in written]
-            counts = [data.draw(st.integers(0, most)) for most in room]
-            if min(room) == width and data.draw(st.booleans()):
-                counts = None
-            checked.append(asked, [data.draw(st.lists(TOKEN, min_size=width, max_size=width)) for _ in written], counts)
 
 
 def encoded(model: tf.PreTrainedModel) -> tuple[list[tuple[int, ...]], Callable[[], None]]:

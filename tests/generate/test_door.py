@@ -1,82 +1,37 @@
-"""`generate(custom_generate=assisted)`: the game of the environments, and what streams of it."""
+"""`generate(custom_generate=assisted)`: the game of the environments, whoever writes."""
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from functools import partial
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel, TextIteratorStreamer
 
 from agents.rollout import play_prompts
 from tests.asking import asking_pair
 from tests.families import MAIN, family
+from tests.generate.door import CAP, RULE, alone, batch, texts_of, write
 from tests.letters import PROMPTS, Letters, Watched, first_texts, names_of, pair_of
-from tests.test_decoding_equivalence import generated
 from tests.test_sampling import CAP as SAMPLED_CAP
 from tests.test_sampling import PAIR as SAMPLED_PAIR
 from tests.test_sampling import UNLIKELY, distribution, p_value
-from tests.tiny import END, tiny_tokenizer
+from tests.tiny import tiny_tokenizer
 from tw_env import policies
 from tw_env.actions import Action, Writer
 from tw_env.costs import CostModel
 from tw_env.decoding.accept import Accept
 from tw_env.decoding.conventions import conventions_of
-from tw_env.decoding.loading import Pair
-from tw_env.generate import Assisted, MarkedStreamer, assisted
+from tw_env.generate import assisted
 from tw_env.generate.playing import Terms, find_policy, play, set_up
-from tw_env.policies import AskToken, Policy, speculative
-from tw_env.render import marked
+from tw_env.policies import AskToken
 from tw_env.rules import Constraint, Quantity
 from tw_env.schedule import Starts
 from tw_env.tasks import pronounce
 
-CAP = 8
-RULE = "ask the teacher for at most 20% of the tokens"
 WORDS = 25
 TABLE = {"student_ms": 1.0, "teacher_ms": 10.0, "teacher_ms_per_token": 0.5}
-
-
-def batch(pair: Pair, prompts: Any) -> dict[str, torch.Tensor]:
-    """The prompts, padded on the left."""
-    pair.tokenizer.padding_side = "left"
-    return dict(pair.tokenizer(list(prompts), padding=True, return_tensors="pt", return_token_type_ids=False))
-
-
-def write(pair: Pair, prompts: Any = PROMPTS, door: Any = assisted, **options: Any) -> Assisted:
-    """A batch by the student with its teacher, and all that is told of it."""
-    defaults = {
-        "max_new_tokens": CAP,
-        "do_sample": False,
-        "rule": RULE,
-        "teacher": pair.teacher,
-        "policy": "speculative",
-    }
-    options = defaults | {"tokenizer": pair.tokenizer} | options
-    door = partial(door, tokenizer=options.pop("tokenizer"))
-    return pair.student.generate(
-        **batch(pair, prompts), custom_generate=door, return_dict_in_generate=True, **options
-    )  # fmt: skip
-
-
-def texts_of(out: Assisted) -> list[tuple[int, ...]]:
-    """The new tokens of each row, without padding."""
-    assert out.sequences is not None
-    assert out.writers is not None
-    assert out.tokens is not None
-    new = out.sequences[:, -out.writers.shape[1] :].tolist()
-    assert ((out.writers >= 0).sum(dim=1) == out.tokens).all()
-    return [tuple(row[:count]) for row, count in zip(new, out.tokens.tolist(), strict=True)]
-
-
-def alone(model: PreTrainedModel, pair: Pair, prompts: Any = PROMPTS) -> list[tuple[int, ...]]:
-    """What the model's own `generate` writes."""
-    return [generated(model, tuple(ids), CAP, END) for ids in pair.tokenizer(list(prompts)).input_ids]
 
 
 # ---- whose text it is ------------------------------------------------------------------------------------------
@@ -235,88 +190,6 @@ def test_samples_follow_torchs_generator_as_generates_own() -> None:
             torch.manual_seed(seed)
             texts.append(texts_of(write(pair, do_sample=True, top_k=0, policy="speculative-2")))
     assert texts[0] == texts[1] != texts[2]
-
-
-# ---- streaming -------------------------------------------------------------------------------------------------
-
-
-class Heard:
-    """A streamer that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.parts: list[list[int]] = []
-        self.ended = 0
-
-    def put(self, value: torch.Tensor) -> None:
-        assert not self.ended
-        self.parts.append(value.flatten().tolist())
-
-    def end(self) -> None:
-        self.ended += 1
-
-
-class Listening(Policy):
-    """Plays another policy and notes down how many tokens were told at each decision."""
-
-    def __init__(self, other: Policy, heard: Heard) -> None:
-        super().__init__(other.layout, other.actions)
-        self.other, self.heard, self.told = other, heard, []
-
-    def choose(self, observations: Any, deterministic: bool, masks: Any) -> Any:
-        self.told.append(len(self.heard.parts) - 1)
-        return self.other.choose(observations, deterministic, masks)
-
-
-@pytest.mark.parametrize("bound", [False, True], ids=["given to generate", "bound"])
-@pytest.mark.parametrize("policy", ["student", "speculative-2", "teacher"])
-def test_what_streams_is_the_prompt_and_then_the_final_text(policy: str, bound: bool) -> None:
-    pair = pair_of()
-    for prompt in PROMPTS:
-        heard = Heard()
-        how = {"door": partial(assisted, streamer=heard)} if bound else {"streamer": heard}
-        out = write(pair, [prompt], policy=policy, **how)
-        assert heard.ended == 1
-        assert heard.parts[0] == pair.tokenizer(prompt).input_ids
-        assert all(len(part) == 1 for part in heard.parts[1:])
-        assert tuple(part[0] for part in heard.parts[1:]) == texts_of(out)[0]
-
-
-def test_tokens_stream_once_no_call_can_take_them_back() -> None:
-    pair = pair_of()
-    env = Watched(1, **names_of(pair), task=Letters(max_new_tokens=CAP), actions="SELF/VERIFY")
-    asks = Watched(1, **names_of(pair), task=Letters(max_new_tokens=CAP), actions="SELF/ASK")
-    lags = Counter()
-    for prompt in PROMPTS:
-        heard = Heard()
-        policy = Listening(speculative(env.layout, env.game.spec.actions, 2), heard)
-        length = len(texts_of(write(pair, [prompt], policy=policy, streamer=heard))[0])
-        assert policy.told == sorted(policy.told)
-        lags.update(0 < told < length for told in policy.told)
-        heard = Heard()
-        policy = Listening(policies.random_calls(asks.layout, asks.game.spec.actions, 0.3), heard)
-        length = len(texts_of(write(pair, [prompt], policy=policy, streamer=heard))[0])
-        assert policy.told == list(range(length)), "without VERIFY every token is certain at once"
-    assert lags[True] > len(PROMPTS), "some tokens stream before the text ends"
-
-
-@pytest.mark.parametrize("policy", ["student", "speculative-2", "teacher"])
-def test_a_marked_stream_shows_the_writers_of_the_final_text(policy: str) -> None:
-    pair, file = pair_of(), io.StringIO()
-    streamer, expected = MarkedStreamer(pair.tokenizer, colour=False, file=file), ""
-    for prompt in PROMPTS:
-        out = write(pair, [prompt], policy=policy, streamer=streamer)
-        expected += marked(pair.tokenizer, texts_of(out)[0], out.writers[0].tolist(), colour=False) + "\n"
-    assert file.getvalue() == expected
-
-
-def test_transformers_own_streamer_yields_the_text() -> None:
-    pair = pair_of()
-    streamer = TextIteratorStreamer(pair.tokenizer, skip_prompt=True, timeout=30, skip_special_tokens=True)
-    thread = Thread(target=write, args=(pair, ["a b c"]), kwargs={"streamer": streamer})
-    thread.start()
-    text = "".join(streamer)
-    thread.join()
-    assert text == pair.tokenizer.decode(alone(pair.teacher, pair, ["a b c"])[0], skip_special_tokens=True)
 
 
 # ---- a student that reads its rule ------------------------------------------------------------------------------
