@@ -73,8 +73,9 @@ class JointConfig:
     objective: Literal["path_consistency", "expected_return", "whole"] = "path_consistency"
     """What `Stage.PCL` learns from: squared residuals of the gate along greedy drafts, for the task's metric; the
     policy gradient on the same states; or the whole residual of tokens and calls along texts sampled in SELF/ASK, for
-    minus the divergence from the teacher (see `agents.joint.whole`). The last wants `call` ASK and entropy weights,
-    prices and steps in nats: alpha 1, price 2, price_step .05, price_largest 10."""
+    minus the divergence from the teacher (see `agents.joint.whole`). The last pays for every place, so it wants
+    clone_kept 0; and `call` ASK, entropy weights, prices and steps in nats: alpha 1, price 2, price_step .05,
+    price_largest 10."""
     gate_weight: float = 1.0
     """Weight of the gate's loss; of the whole residual's, too."""
     replay: int = 8
