@@ -22,7 +22,7 @@ from agents.joint.config import JointConfig
 from agents.joint.distillation_config import DistillationConfig
 from agents.joint.objective import Loss
 from scripts.ablate_joint import VARIANTS, Begin, JointBench, refuse_missing
-from scripts.ablate_reasons import REASONS, ReasonBench
+from scripts.ablate_reasons import NETWORK, REASONS, ReasonBench
 from scripts.ablate_shares import SHARES, Recipe, Shares
 from scripts.ablate_text import print_tables
 from scripts.command import run
@@ -38,7 +38,7 @@ class Ablation(StrEnum):
 
     SHARES = "shares"  # whose texts a small gate learns from, beside a frozen pair
     ASK_SHARES = "ask-shares"  # the same of the ask tokens of a student that is otherwise frozen
-    REASONS = "reasons"  # how many ask tokens a student has, before it learns to use them
+    REASONS = "reasons"  # how many ask tokens a student has, before it learns to use them; what its state tells at all
     LENGTHS = "lengths"  # path lengths of distillation
     VALUE = "value"  # V as a network, as the mean of a group, or 0
     EXPECTED = "expected"  # stored distributions instead of the drawn tokens
@@ -187,6 +187,10 @@ class Benches:
         """The row of a student with so many ask tokens."""
         return self.reasons.row(reasons)
 
+    def of_network(self, seed: int) -> Row:
+        """The row of a network on the student's state and probabilities."""
+        return self.reasons.network_row(seed)
+
     def of_start(self) -> Row:
         """The row of the student that all distillations start from."""
         found = self.distillation.judge(self.distillation.start, self.distillation.test, SAMPLED)
@@ -211,6 +215,8 @@ def tasks(options: Options, benches: Benches) -> Iterator[Task]:
     """Everything that was asked for, seed by seed."""
     for reasons in REASONS if Ablation.REASONS in options.only else ():
         yield "reasons", str(reasons), 0, partial(benches.of_reasons, reasons)
+    for seed in options.seeds if Ablation.REASONS in options.only else ():
+        yield "reasons", NETWORK, seed, partial(benches.of_network, seed)
     if any(set(where) & set(options.only) for where, _ in DISTILLED.values()):
         yield "distillation", START, 0, benches.of_start
     for seed in options.seeds:

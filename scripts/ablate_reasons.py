@@ -1,20 +1,29 @@
-"""What ask tokens can know of a student that is as it is: their first rows, as many as there are, against p_max."""
+"""What can be known of a student's mistakes from a student that is as it is.
+
+By its ask tokens as they begin, as many as there are, and by a network that was fitted on its state and its
+probabilities to tell where it differs from the teacher: what the last state holds at all. Both against p_max.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from agents.asking import auc
 from agents.joint.reading import Texts, all_states, scores
+from agents.joint.shares import LIKELIEST, Places, SmallGate, places_of
 from agents.joint.student import ask_log_odds, asking_student, start_asking
 from agents.joint.teacher import Teacher
 from tw_env.settings import Settings, encode_prompts, load_models, load_task
 
 Row = dict[str, Any]
 REASONS = (1, 16, 128, 256, 512)
+NETWORK = "network"
 RATE = 0.1  # at which the first rows ask
+EPOCHS, BATCH, STEP, DECAY = 12, 512, 2e-3, 0.1  # of the network: passes over all places, AdamW
 
 
 class ReasonBench:
@@ -49,3 +58,31 @@ class ReasonBench:
             "auc": auc(ask.double().numpy(), differs), "p_max_auc": auc(p_max.double().numpy(), differs),
             "differs": float(differs.mean()), "places": len(differs),
         }  # fmt: skip
+
+    def network_row(self, seed: int) -> Row:
+        """AUC of a network that was fitted on the places of other words to tell where the student goes wrong."""
+        fitted, tested = self._places(self._fitted), self._places(self._tested)
+        network = SmallGate(fitted.features, seed=seed)
+        steps = -(-len(fitted) // BATCH) * EPOCHS
+        optimizer = torch.optim.AdamW(network.parameters(), lr=STEP, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+        generator = np.random.default_rng(seed)
+        for _ in range(EPOCHS):
+            for batch in torch.from_numpy(generator.permutation(len(fitted))).split(BATCH):
+                logit, _ = network(fitted.features[batch])
+                loss = binary_cross_entropy_with_logits(logit, fitted.differs[batch].float())
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        with torch.no_grad():
+            logit, _ = network(tested.features)
+        differs = tested.differs.numpy()
+        likeliest = tested.features[:, -LIKELIEST - 1]
+        return {
+            "auc": auc(logit.double().numpy(), differs), "p_max_auc": auc(-likeliest.double().numpy(), differs),
+            "differs": float(differs.mean()), "places": len(differs),
+        }  # fmt: skip
+
+    def _places(self, texts: Texts) -> Places:
+        return places_of(self._pair.student, self._pair.teacher, texts, self._pair.vocabulary)

@@ -34,7 +34,7 @@ PARTS: dict[str, tuple[str, str, tuple[Column, ...]]] = {  # title, what a varia
     ),
     "ask shares": ("The same of the frozen student's own ask tokens", "own share of the places", SHARE_COLUMNS),
     "reasons": (
-        "Ask tokens as they begin, at the places of the teacher's texts",
+        "Ask tokens as they begin, and a network on state and probabilities, at the places of the teacher's texts",
         "ask tokens",
         (
             ("AUC of disagreement", "auc", ".3f"), ("of p_max", "p_max_auc", ".3f"),

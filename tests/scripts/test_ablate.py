@@ -161,7 +161,7 @@ def test_settings_of_one_part_leave_the_others_alone(options: Options) -> None:
 
 def test_a_variant_that_several_ablations_need_is_run_once(options: Options) -> None:
     every = [(part, name, seed) for part, name, seed, _ in tasks(replace(options, seeds=(0, 1)), Benches(options))]
-    assert len(every) == len(set(every)) == 2 * (2 * len(SHARES) + len(DISTILLED) + len(JOINT)) + 1 + len(REASONS)
+    assert len(every) == len(set(every)) == 2 * (2 * len(SHARES) + len(DISTILLED) + len(JOINT) + 1) + 1 + len(REASONS)
 
 
 def test_cells_are_means_over_seeds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,3 +198,11 @@ def test_more_ask_tokens_know_more_of_the_doubts() -> None:
     one, many = bench.row(1), bench.row(64)
     assert one["p_max_auc"] == many["p_max_auc"] > 0.7
     assert 0.4 < one["auc"] < many["auc"] < many["p_max_auc"] + 0.05
+
+
+def test_a_network_learns_where_the_student_goes_wrong() -> None:
+    bench = ReasonBench(400, 200, "cpu")
+    found = bench.network_row(0)
+    assert found == bench.network_row(0)
+    assert found["p_max_auc"] == pytest.approx(bench.row(1)["p_max_auc"])
+    assert found["auc"] > 0.8
