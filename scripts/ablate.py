@@ -61,6 +61,7 @@ JOINT = {
     "cloning, then PCL": (Ablation.CLONING, Ablation.FROZEN, Ablation.OBJECTIVE),
     "cloning, then PCL, held still": (Ablation.FROZEN,),
     "cloning alone": (Ablation.CLONING,),
+    "cloning alone, going on": (Ablation.CLONING,),
     "cloning, then PCL alone": (Ablation.CLONING,),
     "no cloning": (Ablation.CLONING, Ablation.FROZEN),
     "no cloning, held still": (Ablation.FROZEN,),
@@ -122,7 +123,7 @@ class Options:
     joint_tested: int | None = None
     """Only the first so many words of the test split; None takes all."""
     joint: JointConfig = field(default_factory=lambda: JointConfig(pcl=600, learning_rate=1e-3, extremes=0.12))
-    """Of path consistency, `call` included; start, clone, frozen, objective and seed are set by the variant, and
+    """Of the last stage, `call` included; start, clone, frozen, objective and seed are set by the variant, and
     clone_kept where there is to be none."""
     device: str = "auto"
     """auto, cpu or cuda."""

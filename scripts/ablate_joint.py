@@ -26,7 +26,10 @@ from tw_env.settings import load_models
 Row = dict[str, Any]
 RULES = {"3%": 0.03, "5%": 0.05, "10%": 0.1, "20%": 0.2, "never": NEVER, "free": FREE}  # in calls per token
 RANKED = 3000  # test words on which P(ask) and p_max are compared
-STAGES = {"told": "--config.start 2000 --config.clone 12000", "started": "--config.start 14000 --config.clone 0"}
+STAGES = {
+    "told": "--config.start 2000 --config.clone 12000 --config.clone-weight 0.25",
+    "started": "--config.start 14000 --config.clone 0",
+}
 
 
 class Begin(StrEnum):
@@ -41,16 +44,20 @@ class Variant:
     """What is changed.
 
     Attributes:
-        begin: the student. changed: fields of `JointConfig`. trained: whether path consistency is learnt at all.
+        begin: the student. changed: fields of `JointConfig`. trained: whether there is a last stage at all.
+        cloned: whether it is one of cloning, without path consistency.
     """
 
     begin: Begin = Begin.TOLD
     changed: dict[str, Any] = field(default_factory=dict)
     trained: bool = True
+    cloned: bool = False
 
     def config(self, base: JointConfig) -> JointConfig:
         """Settings of the one stage that is trained."""
         common = replace(base, start=0, clone=0, frozen=False, objective="path_consistency")
+        if self.cloned:
+            return replace(common, clone=base.pcl, pcl=0, clone_weight=base.clone_kept)
         return replace(common, **self.changed)
 
 
@@ -58,6 +65,7 @@ VARIANTS = {
     "cloning, then PCL": Variant(),
     "cloning, then PCL, held still": Variant(changed={"frozen": True}),
     "cloning alone": Variant(trained=False),
+    "cloning alone, going on": Variant(cloned=True),
     "cloning, then PCL alone": Variant(changed={"clone_kept": 0.0}),
     "no cloning": Variant(Begin.STARTED, {"clone_kept": 0.0}),
     "no cloning, held still": Variant(Begin.STARTED, {"clone_kept": 0.0, "frozen": True}),
@@ -117,7 +125,7 @@ class JointBench:
         found["alone"] = judged["never"]["quality"]
         for rule, row in judged.items():
             found |= {f"gap/{rule}": row["recovered_gap"], f"calls/{rule}": row["calls_per_token"]}
-        return {**found, "updates": config.pcl if variant.trained else 0, "seconds": round(seconds, 1)}
+        return {**found, "updates": config.updates if variant.trained else 0, "seconds": round(seconds, 3)}
 
     @staticmethod
     def _check(begin: Begin, student: Any) -> None:

@@ -3,8 +3,7 @@
 python -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-ask --config.call ASK --rows results/pronounce-joint.json
 python -m scripts.joint --out runs/joint-whole --config.call ASK --config.objective whole \
-    --config.clone-kept 0 --config.alpha 1 --config.alpha-end 1 --config.price 2 --config.price-step 0.05 \
-    --config.price-largest 10
+    --config.alpha 1 --config.alpha-end 1 --config.price 2 --config.price-step 0.05 --config.price-largest 10
 accelerate launch --num_processes 4 --mixed_precision bf16 -m scripts.joint --out runs/joint
 python -m scripts.joint --out runs/joint-summarize --task summarize --config.embedding-rate 20
 python -m scripts.evaluate --policy runs/joint

@@ -60,7 +60,7 @@ PANELS = (
     Panel("rank correlation of P(ask) with the gap", (("asking/rank_with_gap", ""),), level=0.0),
     Panel(
         "drift of the log-odds of asking, nats a step",
-        (("drift/writing", "texts alone"), ("drift/gate", "gate alone")),
+        (("drift/writing", "texts and marks"), ("drift/gate", "gate alone")),
         level=0.0,
     ),
     Panel("V of sampled walks", (("value/mean", "V"), ("value/return", "their returns, no entropy"))),

@@ -20,7 +20,7 @@ class Stage(StrEnum):
     """What joint training does, in this order; a stage of no updates is left out."""
 
     START = "start"  # token probabilities alone, on gold and stored teacher texts
-    CLONE = "clone"  # and the ask token, on marked places of the teacher's texts
+    CLONE = "clone"  # and the ask tokens, on marked places of the teacher's texts
     PCL = "pcl"  # and the gate's path consistency along own drafts
 
 
@@ -33,7 +33,7 @@ class JointConfig:
     start: int = 0
     """Updates of the supervised start; a student that was fitted before needs none."""
     clone: int = 800
-    """Updates of behaviour cloning."""
+    """Updates of behaviour cloning alone; beside path consistency it goes on (`clone_kept`)."""
     pcl: int = 600
     """Updates of constrained PCL."""
     episodes: int = 128
@@ -45,8 +45,8 @@ class JointConfig:
     clone_weight: float = 1.0
     """Weight of behaviour cloning beside the token loss. A small student's writing pays for a large one."""
     clone_kept: float = 0.25
-    """Weight that behaviour cloning keeps in `Stage.PCL`. What a draft is worth says little of which of its places is
-    wrong: without the marks the gate forgets how to tell places apart."""
+    """Weight that behaviour cloning keeps in `Stage.PCL`: what a draft is worth says little of which of its places is
+    wrong. None beside the whole residual, which pays for every place itself."""
     write_weight: float = 1.0
     """Weight of the token loss beside the gate's."""
     frozen: bool = False
@@ -73,9 +73,8 @@ class JointConfig:
     objective: Literal["path_consistency", "expected_return", "whole"] = "path_consistency"
     """What `Stage.PCL` learns from: squared residuals of the gate along greedy drafts, for the task's metric; the
     policy gradient on the same states; or the whole residual of tokens and calls along texts sampled in SELF/ASK, for
-    minus the divergence from the teacher (see `agents.joint.whole`). The last pays for every place, so it wants
-    clone_kept 0; and `call` ASK, entropy weights, prices and steps in nats: alpha 1, price 2, price_step .05,
-    price_largest 10."""
+    minus the divergence from the teacher (see `agents.joint.whole`). The last wants `call` ASK and entropy weights,
+    prices and steps in nats: alpha 1, price 2, price_step .05, price_largest 10."""
     gate_weight: float = 1.0
     """Weight of the gate's loss; of the whole residual's, too."""
     replay: int = 8
@@ -156,7 +155,8 @@ class JointConfig:
 
     def cloning(self, stage: Stage) -> float:
         """Weight of behaviour cloning in a stage."""
-        return {Stage.START: 0.0, Stage.CLONE: self.clone_weight, Stage.PCL: self.clone_kept}[stage]
+        kept = 0.0 if self.objective == "whole" else self.clone_kept
+        return {Stage.START: 0.0, Stage.CLONE: self.clone_weight, Stage.PCL: kept}[stage]
 
     def holds(self, stage: Stage) -> bool:
         """Whether the student's writing is held still in a stage."""

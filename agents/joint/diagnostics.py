@@ -7,8 +7,8 @@
     kl/         distance to the teacher on the student's own tokens
     nats/       surprise of gold and of the teacher's texts
     share/      whose texts an update learns from
-    drift/      nats by which a step along the texts' gradient alone, or the gate's alone, moves the mean log-odds of
-                asking, see `agents.joint.drift`
+    drift/      nats by which a step along the gradient of texts and marks alone, or the gate's alone, moves the mean
+                log-odds of asking, see `agents.joint.drift`
 
 Beside them stand lambda/ and violation/ of `agents.pcl.multiplier`. Nothing here moves a weight or a draw of training.
 """

@@ -1,11 +1,11 @@
 """How an update moves the log-odds of asking, by what it learns from.
 
 The gate's logit is z_ask - logsumexp(z_vocabulary). Texts name no ask token, but what they teach the vocabulary's
-logits, and the states beneath, moves it all the same. Told apart are a step along the gradient of the texts alone, and
-one along the gate's alone: each is taken on a copy of the student, clipped as an update is, at the rate and the second
-moments that training has come to, but without momentum, in which the two are mixed. So AdamW's step is what this
-gradient comes to over all updates that it has momentum in, Muon's is as large as any, and the two don't add up to what
-the update does.
+logits, and the states beneath, moves it all the same; where cloning goes on, their marks do, too. Told apart are a step
+along the gradient of texts and marks alone, and one along the gate's alone: each is taken on a copy of the student,
+clipped as an update is, at the rate and the second moments that training has come to, but without momentum, in which
+the two are mixed. So AdamW's step is what this gradient comes to over all updates that it has momentum in, Muon's is as
+large as any, and the two don't add up to what the update does.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Joint training: a student learns to write and, by constrained PCL, when to ask, under rules that it reads in words.
 
 Every update takes texts (gold, and stored ones of the teacher) for the token probabilities and, from the second stage
-on, something for the ask token: marked places of the teacher's texts (`Stage.CLONE`), then the student's own drafts
-(`Stage.PCL`, see `agents.joint.gate`). Text alone would teach the gate to ask less exactly where the student is worse,
-so it learns from own drafts in the end. The teacher need not be there.
+on, something for the ask tokens: marked places of the teacher's texts (`Stage.CLONE`), then the student's own drafts,
+too (`Stage.PCL`, see `agents.joint.gate`). Text alone would teach the gate to ask less exactly where the student is
+worse, so it learns from own drafts in the end. The teacher need not be there.
 
 Under `accelerate launch` several processes share an update, each also in parts (`accumulate`), in the given precision:
 see `agents.joint.parallel`. The result is that of one process and one part, up to rounding.

@@ -44,7 +44,7 @@ class Writing:
         self.tokens = {"gold": 0, "teacher": 0}
 
     def loss(self, generator: np.random.Generator, stage: Stage) -> tuple[PartLoss, Numbers]:
-        """The loss of each part, and numbers for the log: of token probabilities, in `Stage.CLONE` of asking, too."""
+        """The loss of each part, and numbers for the log: of token probabilities, and of asking where it is cloned."""
         config, processes = self._config, self._processes
         limits, gold, texts = self._texts(generator, stage)
         slices = processes.slices(len(texts), config.accumulate)

@@ -120,6 +120,8 @@ def test_variants_change_what_they_say() -> None:
     assert list(VARIANTS) == list(JOINT)
     configs = {name: variant.config(JointConfig(pcl=9, frozen=True)) for name, variant in VARIANTS.items()}
     assert {config.updates for config in configs.values()} == {9}
+    assert [name for name, config in configs.items() if config.pcl == 0] == ["cloning alone, going on"]
+    assert configs["cloning alone, going on"].clone_weight == JointConfig().clone_kept
     assert [name for name, config in configs.items() if config.frozen] == [
         "cloning, then PCL, held still", "no cloning, held still",
     ]  # fmt: skip

@@ -32,7 +32,6 @@ WORDS, CAP, ROWS, NAME = 24, 6, 8, "memory:walking"
 CONFIG = JointConfig(
     call="ASK", objective="whole", clone=0, pcl=4, episodes=ROWS, texts=4, limits=(0.1, 0.3), alpha=1.0, alpha_end=1.0,
     price=1.0, price_step=0.05, price_largest=10.0, learning_rate=2e-3, checkpoint_every=2, replay=2, warmup=1,
-    clone_kept=0.0,
 )  # fmt: skip
 
 
