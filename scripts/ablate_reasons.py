@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from agents.asking import auc
@@ -52,12 +53,8 @@ class ReasonBench:
         found = scores(student, all_states(student, self._tested)).cpu()
         vocabulary = self._pair.vocabulary
         shared = found[:, :vocabulary].log_softmax(-1)
-        differs = (shared.argmax(1) != self._tested.tokens).numpy()
-        ask, p_max = ask_log_odds(found, vocabulary), -shared.max(1).values
-        return {
-            "auc": auc(ask.double().numpy(), differs), "p_max_auc": auc(p_max.double().numpy(), differs),
-            "differs": float(differs.mean()), "places": len(differs),
-        }  # fmt: skip
+        differs = shared.argmax(1) != self._tested.tokens
+        return _row(ask_log_odds(found, vocabulary), -shared.max(1).values, differs)
 
     def network_row(self, seed: int) -> Row:
         """AUC of a network that was fitted on the places of other words to tell where the student goes wrong."""
@@ -77,12 +74,16 @@ class ReasonBench:
                 schedule.step()
         with torch.no_grad():
             logit, _ = network(tested.features)
-        differs = tested.differs.numpy()
-        likeliest = tested.features[:, -LIKELIEST - 1]
-        return {
-            "auc": auc(logit.double().numpy(), differs), "p_max_auc": auc(-likeliest.double().numpy(), differs),
-            "differs": float(differs.mean()), "places": len(differs),
-        }  # fmt: skip
+        return _row(logit, -tested.features[:, -LIKELIEST - 1], tested.differs)
 
     def _places(self, texts: Texts) -> Places:
         return places_of(self._pair.student, self._pair.teacher, texts, self._pair.vocabulary)
+
+
+def _row(score: Tensor, p_max: Tensor, differs: Tensor) -> Row:
+    """AUC of a score and of -log p_max, which rise with doubt, at places where the two models differ; all (places,)."""
+    wrong = differs.numpy()
+    return {
+        "auc": auc(score.double().numpy(), wrong), "p_max_auc": auc(p_max.double().numpy(), wrong),
+        "differs": float(wrong.mean()), "places": len(wrong),
+    }  # fmt: skip

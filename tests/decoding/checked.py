@@ -102,9 +102,6 @@ class CheckedSources(Checked):
         whole = states_of(self.model, self.sources[row], self.texts[row])
         torch.testing.assert_close(hidden, whole[-len(hidden) :], rtol=0, atol=TOLERANCE)
 
-    def probe(self) -> None:
-        self.append(None, [[5]] * len(self.texts))
-
 
 def checked_of(kind: str, attention: str = "sdpa", **arguments: int) -> Checked:
     """A session of a kind of model, causal (`CONFIGS`) or encoder-decoder (`FAMILIES`), its rows still empty."""
