@@ -33,7 +33,7 @@ class JointConfig:
     start: int = 0
     """Updates of the supervised start; a student that was fitted before needs none."""
     clone: int = 800
-    """Updates of behaviour cloning alone; beside path consistency it goes on (`clone_kept`)."""
+    """Updates of behaviour cloning before path consistency, beside which it goes on (`clone_kept`)."""
     pcl: int = 600
     """Updates of constrained PCL."""
     episodes: int = 128
