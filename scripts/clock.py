@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +14,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from agents.baselines.oracles import Oracle
+from tw_env.actions import Action
 from tw_env.costs import CostModel, LatencyTable
 from tw_env.decoding.accept import parse_accept
 from tw_env.decoding.loading import Pair
 from tw_env.decoding.probe import examine
+from tw_env.game import Game
 from tw_env.generate.playing import Terms, play, set_up
+from tw_env.policies import student_alone
 from tw_env.rules import Constraint
 from tw_env.schedule import Starts
 
@@ -82,6 +87,46 @@ class Played:
         written = play(self._game, self._player, starts, prompt, True, None)
         read = self._game.texts.teacher_tokens - before
         return Output(tuple(written.tokens[0]), int(written.calls[0]), int(self._game.steps[0]), read)
+
+
+class Foresight:
+    """Plays one text by an oracle, and from then on as it did, without a look at the teacher.
+
+    Attributes:
+        plan: what was chosen, step by step; an empty one is made by the oracle.
+    """
+
+    def __init__(self, game: Game) -> None:
+        self.oracle = Oracle(SimpleNamespace(game=game), Action.ASK)
+        self.plan: list[int] = []
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False,
+        action_masks: Any = None,
+    ) -> tuple[NDArray[np.int64], int]:  # fmt: skip
+        """As a policy's; `state` counts the steps."""
+        step = state or 0
+        if step == len(self.plan):
+            actions, _ = self.oracle.predict(observation, None, episode_start, deterministic, action_masks)
+            self.plan.append(int(np.asarray(actions)[0]))
+        return np.array(self.plan[step : step + 1]), step + 1
+
+
+class Foreseen(Played):
+    """The teacher's text by an oracle that asks where the two differ, and found out before the clock began."""
+
+    def __init__(self, pair: Pair, prompts: Ids, cap: int, rule: Constraint) -> None:
+        super().__init__(pair, student_alone, prompts, cap, rule, "exact")
+        self._player = Foresight(self._game)
+        self._plans: dict[int, list[int]] = {}
+
+    def prepare(self, prompt: int) -> None:
+        """Find out where to ask, once for each prompt."""
+        super().prepare(prompt)
+        self._player.plan = self._plans.setdefault(prompt, [])
+        if not self._player.plan:
+            super().write(prompt)
+            super().prepare(prompt)
 
 
 class Generated:

@@ -15,10 +15,12 @@ import torch
 import tw_env
 from agents.baselines.calibration import CalibrationConfig
 from agents.baselines.heuristic import Heuristic
+from agents.baselines.oracles import Oracle
 from agents.joint.deployment import MODEL, told
 from agents.recording import Recorded
-from scripts.clock import Played
+from scripts.clock import Foreseen, Played
 from scripts.evaluate import read_policy
+from tw_env.actions import Action
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.reading import rule_reader
 from tw_env.policies import load, shipped, speculative, student_alone, teacher_alone
@@ -42,7 +44,7 @@ class Contender:
 
     Attributes:
         name, kind: in the rows. env: the batched game that it plays. told: what a student that reads rules is told, a
-            sentence for each prompt.
+            sentence for each prompt. foreseen: an oracle, whose choices at batch 1 are made before the clock begins.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Contender:
     env: Recorded
     accept: str = "exact"
     told: list[str] | None = None
+    foreseen: bool = False
 
     @property
     def words(self) -> str:
@@ -71,6 +74,8 @@ class Contender:
 
     def writer(self, prompts: Sequence[tuple[int, ...]]) -> Played:
         """The same at batch 1."""
+        if self.foreseen:
+            return Foreseen(self.pair, prompts, self.env.game.cap, self.rule)
         reader = rule_reader(self.pair)
         heard = None
         if reader is not None and self.told is not None:
@@ -150,6 +155,11 @@ class Field:
             Contender("student", "fixed", student_alone(layout, actions), NEVER, self.env),
             Contender("teacher", "fixed", teacher_alone(layout, actions), FREE, self.env),
         ]
+
+
+def oracle(field: Field) -> Contender:
+    """Asks exactly where the two models differ: the teacher's text at the fewest calls, if one knew where."""
+    return Contender("oracle", "oracle", Oracle(field.env, Action.ASK), FREE, field.env, foreseen=True)
 
 
 def drafts(field: Field, lengths: Sequence[int]) -> list[Contender]:

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from agents.evaluation import Ends, Played, Row, play, play_ends, recovered_gap
 from scripts.clock import DEFAULTS, Generated, Output, Timed, counted, modelled, race
 from scripts.command import run
-from scripts.contenders import Contender, Field, drafts, frontiers, lossy
+from scripts.contenders import Contender, Field, drafts, frontiers, lossy, oracle
 from scripts.latency_picture import picture
 from tw_env.costs import LatencyTable
 from tw_env.decoding.latency import measure
@@ -184,7 +184,7 @@ def latency(options: Options) -> list[Row]:
     model, best = calibrated(field, options), fastest_draft(field, options)
     print(f"latency model: {model}; the fastest draft on the policy split: {best or 'the whole rest'}")
     contenders = [
-        *field.ends(), *drafts(field, (*options.draft, 0)), *lossy(field, best, options.accept),
+        *field.ends(), oracle(field), *drafts(field, (*options.draft, 0)), *lossy(field, best, options.accept),
         *frontiers(field, options),
     ]  # fmt: skip
     prompts = field.encoded(field.split, options.prompts)
@@ -243,7 +243,7 @@ def summary(rows: list[Row]) -> list[str]:
         f"{theirs['clock_ms']:.1f} ms ({theirs['clock_ms'] / ours['clock_ms']:.2f} times as long)"
     ]
     for share in (0.99, 0.9):
-        for kinds in (("learned",), ("joint",), ("heuristic", "lossy")):
+        for kinds in (("learned",), ("joint",), ("heuristic", "lossy"), ("oracle",)):
             if not any(row["kind"] in kinds for row in rows):
                 continue
             best = reached(rows, share, kinds)

@@ -13,23 +13,27 @@ from matplotlib.ticker import MaxNLocator
 from scripts.pictures import png, styles_of, theme
 from scripts.rows import FloatArray, Line, Row, name_of
 
-GROUPS = ("speculative", "assisted", "lossy")  # families of fixed policies: one colour each, a point each
+GROUPS = ("speculative", "assisted", "lossy", "oracle")  # families of fixed policies: one colour each, a point each
 STYLES: dict[str, dict[str, Any]] = {
     "speculative": {"color": "#D55E00", "marker": "*", "markersize": 14},
     "assisted": {"color": "#5c5c5c", "marker": "x", "markersize": 8, "markeredgewidth": 2},
     "lossy": {"color": "#CC79A7", "marker": "^", "markersize": 7},
+    "oracle": {"color": "#009E73", "marker": "P", "markersize": 9},
 }
 LABELS = {
     "speculative": "speculative decoding, lossless (draft length)",
     "assisted": "assisted generation of transformers (draft length)",
     "lossy": "speculative decoding, lossy",
+    "oracle": "oracle that asks where the two differ",
 }
 JOINT = ("#332288", "#882255", "#56B4E9")  # of students that were trained with their asking
 PLACES = {  # of names: offset in points, alignment
     "speculative": ((0, 9), "center", "bottom"),
     "assisted": ((0, 24), "center", "bottom"),
     "lossy": ((7, 0), "left", "center"),
+    "oracle": ((0, 9), "center", "bottom"),
 }
+UNNAMED = {"assisted": "default"}  # of a policy that is called as its family
 NEAR = 0.06  # of the time, within which points share a name
 AIMS = ((0.99, 1.3), (0.9, 2.0))  # recovered share, times as fast as the fastest lossless speculation
 
@@ -79,7 +83,7 @@ def _points(ax: Axes, rows: Sequence[Row], group: str) -> None:
     """Policies without a rule, named beside their points; those that nearly coincide share a name."""
     shared: list[tuple[Row, list[str]]] = []
     for row in sorted(rows, key=lambda row: float(row["clock_ms"])):
-        tag = row["accept"] if group == "lossy" else row["policy"].partition("-")[2] or "default"
+        tag = row["accept"] if group == "lossy" else row["policy"].partition("-")[2] or UNNAMED.get(group, "")
         last = shared[-1][0] if shared and group != "lossy" else None
         if last is not None and row["clock_ms"] < (1 + NEAR) * last["clock_ms"]:
             shared[-1][1].append(tag)
