@@ -38,6 +38,7 @@ from scripts.command import run
 from scripts.kept_rows import Row, Table
 from scripts.prepare import Pronounce as Pair
 from scripts.pronounce_pair import encode
+from scripts.stored_texts import stored_texts
 from tw_env.settings import Settings, encode_prompts, load_models, load_task
 from tw_env.tasks.pronounce import Pronounce
 from tw_env.tasks.task import Task
@@ -145,13 +146,8 @@ class Bench:
     def _stored(self) -> ScoredTexts:
         """The teacher's greedy text for each training prompt, written once."""
         path = self.options.work / "teacher.safetensors"
-        if path.is_file():
-            found = ScoredTexts.load(path)
-            if list(map(tuple, found.texts.prompts)) == list(map(tuple, self.data.prompts)):
-                return found
-        found = self.teacher.write(self.data.prompts, self.cap, self.data.end_tokens)
-        found.save(path, {"teacher": self.options.teacher or "shipped", "decoding": "greedy"})
-        return found
+        found, places = stored_texts(path, self.teacher, self.data.prompts, self.cap, self.data.end_tokens)
+        return found.take(places)
 
     def judge(self, model: PreTrainedModel, task: Task, sampled: int = SAMPLED) -> Row:
         """Quality of greedy texts, nats per token of the first reference, KL to the teacher per own sampled token.

@@ -31,7 +31,7 @@ from agents.joint.config import JointData
 from agents.joint.deployment import MODEL, TRAINED, fit_cut, ranking, rows_of, words_alone
 from agents.joint.parallel import Processes
 from agents.joint.student import REASONS, asking_student
-from agents.joint.teacher import ScoredTexts, Teacher
+from agents.joint.teacher import Teacher
 from agents.joint.trainer import Joint, Log
 from agents.joint.training_cost import FILE, TrainingCost, fingerprint
 from agents.learning_env import reward_scale
@@ -42,6 +42,7 @@ from scripts.joint_games import GameOptions, game, original_ends, original_game,
 from scripts.joint_rules import NUMBERLESS, judged_rules
 from scripts.rows import read_rows
 from scripts.runs import record, write_settings
+from scripts.stored_texts import stored_texts
 from tw_env.decoding.loading import Pair
 from tw_env.policies import AskToken
 from tw_env.settings import WORDED, encode_prompts, load_models, load_task
@@ -108,14 +109,9 @@ def load_data(options: Options, pair: Pair) -> JointData:
 
     known = prompts[: asking[-1] + 1]
     path = options.stored or options.out / "teacher.safetensors"
-    found = ScoredTexts.load(path) if path.is_file() else None
-    places = {} if found is None else {tuple(prompt): i for i, prompt in enumerate(found.texts.prompts)}
-    if found is not None and places.keys() >= set(map(tuple, known)):
-        whole, found = found, found.take([places[tuple(prompt)] for prompt in known])
-    else:
-        print(f"writing the teacher's texts for {len(known)} prompts to {path}, once")
-        whole = found = Teacher(pair.teacher, pair.vocabulary, top_k=1).write(known, cap, pair.end_tokens)
-        found.save(path, {"decoding": "greedy"})
+    teacher = Teacher(pair.teacher, pair.vocabulary, top_k=1)
+    whole, places = stored_texts(path, teacher, known, cap, pair.end_tokens)
+    found = whole.take(places)
     scale = 1.0 if options.task == "pronounce" else reward_scale(original_game(options, "policy"))
     return JointData(
         known, gold[: len(known)], found.texts.outputs, asking, np.arange(len(known)), quality, pair.end_tokens, cap,

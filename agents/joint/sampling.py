@@ -31,6 +31,7 @@ class Writer:
         rows: texts that are written side by side.
         keep_prompts: how many prompts' keys and values are remembered between calls; with any, call `forget` after each
             change of the weights.
+        finished: called with the number of texts that have just come to their end.
 
     Raises:
         ValueError: models that a `Session` can't run, no end token, sizes out of range.
@@ -45,12 +46,13 @@ class Writer:
         vocabulary: int | None = None,
         rows: int = 512,
         keep_prompts: int = 0,
+        finished: Callable[[int], object] | None = None,
     ) -> None:
         if not end_tokens or max_new_tokens < 1:
             raise ValueError(
                 f"Expected at least one end token and max_new_tokens >= 1; got {list(end_tokens)}, {max_new_tokens}."
             )
-        self.max_new_tokens, self.vocabulary = max_new_tokens, vocabulary
+        self.max_new_tokens, self.vocabulary, self._finished = max_new_tokens, vocabulary, finished
         self._ends = np.array(sorted(end_tokens), np.int64)
         conventions = conventions_of(model)
         self._opening, self._last, self._remembers = conventions.opening, conventions.last, keep_prompts > 0
@@ -162,4 +164,6 @@ class Writer:
             for i, token in zip(texts.tolist(), chosen.tolist(), strict=True):
                 outputs[i].append(token)
             going = ~(np.isin(chosen, self._ends) | capped)
+            if self._finished is not None:
+                self._finished(int((~going).sum()))
             rows, texts, places, following = rows[going], texts[going], places[going] + 1, chosen[going, None]

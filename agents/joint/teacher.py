@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,9 +186,15 @@ class Teacher:
         generator: np.random.Generator | None = None,
         temperature: float = 1.0,
         rows: int = 256,
+        finished: Callable[[int], object] | None = None,
     ) -> ScoredTexts:
-        """Write a text for each prompt, greedily or, with a generator, by sampling; scored in the same passes."""
-        writer = Writer(self.model, max(map(len, prompts)), max_new_tokens, end_tokens, self.vocabulary, rows)
+        """Write a text for each prompt, greedily or, with a generator, by sampling; scored in the same passes.
+
+        Args:
+            finished: called with the number of texts that have just come to their end.
+        """
+        longest = max(map(len, prompts))
+        writer = Writer(self.model, longest, max_new_tokens, end_tokens, self.vocabulary, rows, finished=finished)
         owners: list[NDArray[np.int64]] = []
         found: list[Scores] = []
 
