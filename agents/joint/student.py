@@ -115,6 +115,15 @@ def ask_log_odds(logits: Tensor, first: int) -> Tensor:
     return logits[..., first:].logsumexp(-1) - logits[..., :first].logsumexp(-1)
 
 
+def token_nats(logits: Tensor, tokens: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """(steps,) nats of written tokens and (steps,) the gate's logits from logits (steps, vocabulary and ask tokens).
+
+    One normalisation serves both, and no distribution is made: where a vocabulary is large, this is most of an update.
+    """
+    total = logits[:, :first].logsumexp(-1)
+    return total - logits.gather(1, tokens[:, None])[:, 0], logits[:, first:].logsumexp(-1) - total
+
+
 @torch.no_grad()
 def start_asking(model: PreTrainedModel, texts: Texts, rate: float) -> None:
     """Set the ask tokens' rows to the commonest doubts in some texts, so that P(ask) has the mean `rate` there.

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agents.joint.config import JointConfig, JointData
 from agents.joint.parallel import Precision
 from agents.joint.reading import Ids, Texts, all_states, scores
-from agents.joint.student import ask_log_odds
+from agents.joint.student import ask_log_odds, token_nats
 from agents.joint.wording import Wording
 from tw_env.decoding.reading import RuleReader
 
@@ -73,5 +73,5 @@ class ToldStudent:
 
     def nats(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(steps,) nats of each token and (steps,) log-odds of asking where it was written."""
-        logprobs, log_odds = self.thoughts(texts)
-        return -logprobs.gather(1, texts.tokens.to(logprobs.device)[:, None])[:, 0], log_odds
+        found = self.scores(texts)
+        return token_nats(found, texts.tokens.to(found.device), self.ask)

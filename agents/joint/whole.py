@@ -29,10 +29,10 @@ from torch.nn import functional
 from agents.joint.config import JointConfig, JointData
 from agents.joint.gate import Played
 from agents.joint.lesson import Lesson
-from agents.joint.losses import path_loss, path_residuals, reach, token_gains, written
+from agents.joint.losses import path_loss, path_residuals, reach, token_gains
 from agents.joint.prices import CallPrices, Numbers
 from agents.joint.reading import all_states, scores
-from agents.joint.student import ask_log_odds
+from agents.joint.student import token_nats
 from agents.joint.told import ToldStudent
 from agents.joint.training_cost import PLAY
 from agents.joint.values import ValueHead
@@ -153,8 +153,9 @@ class WholePlay:
         with self._told.precision.autocast():
             hidden = all_states(model, texts)
             found = scores(model, hidden)
-        logprobs = written(found[:, : self._told.ask].log_softmax(-1), texts.tokens.to(model.device))
-        gains = gains_of(logprobs, teacher, ask_log_odds(found, self._told.ask), asked, price, allowed, alpha)
+        nats, log_odds = token_nats(found, texts.tokens.to(model.device), self._told.ask)
+        logprobs = -nats
+        gains = gains_of(logprobs, teacher, log_odds, asked, price, allowed, alpha)
         hidden = hidden.detach().float()
         weights = 1.0 / (1.0 + price)
 

@@ -30,7 +30,7 @@ class Anatomy:
     name: str  # for messages
     base: PreTrainedModel  # what reads the text: the decoder of an encoder-decoder
     head: nn.Module
-    scale: float  # logits = head(hidden) * scale, and a bias in some families
+    scale: float  # logits = head(hidden * scale), and a bias in some families
     device: torch.device
     dtype: torch.dtype  # of keys and values
     layers: int
@@ -62,9 +62,7 @@ class Anatomy:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The output head, (..., hidden) -> (..., vocabulary)."""
-        scores: Tensor = self.head(hidden)
-        if self.scale != 1.0:
-            scores = scores * self.scale
+        scores: Tensor = self.head(hidden if self.scale == 1.0 else hidden * self.scale)  # the smaller of both
         return scores if self.bias is None else scores + self.bias.get_buffer("final_logits_bias")
 
     def check_capacity(self, capacity: int) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.joint.reading import Texts
-from agents.joint.student import ask_log_odds, asking_student, start_asking, tell_words_apart
+from agents.joint.student import ask_log_odds, asking_student, start_asking, tell_words_apart, token_nats
 from tests.asking import asking_pair
 from tests.tiny import tiny_pair
 from tw_env.decoding.loading import load_pair
@@ -58,6 +58,14 @@ def test_reasons_begin_between_tokens_that_compete() -> None:
     margin = best[:, 0] - best[:, 1]
     assert float(torch.corrcoef(torch.stack([asks, -margin]))[0, 1]) > 0.6
     assert not model.config.reads_rules
+
+
+def test_tokens_and_asking_are_normalised_over_the_same_vocabulary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, tokens = 3.0 * torch.randn(50, 14, generator=generator), torch.randint(11, (50,), generator=generator)
+    nats, log_odds = token_nats(logits, tokens, 11)
+    assert torch.allclose(nats, functional.cross_entropy(logits[:, :11], tokens, reduction="none"), atol=1e-6)
+    assert torch.allclose(log_odds, ask_log_odds(logits, 11), atol=1e-6)
 
 
 def test_students_that_ask_already_are_refused() -> None:
