@@ -16,6 +16,7 @@ import tw_env
 from agents.baselines.calibration import CalibrationConfig
 from agents.baselines.heuristic import Heuristic
 from agents.baselines.oracles import Oracle
+from agents.field import MEDIUM
 from agents.joint.deployment import MODEL, told
 from agents.recording import Recorded
 from scripts.clock import Foreseen, Played
@@ -29,7 +30,9 @@ from tw_env.settings import encode_prompts
 from tw_env.tasks.shipped import shipped_pair
 from tw_env.tasks.task import Task
 
-HEURISTICS = {"p-max": "p_max", "surprise-at-end": "surprise_at_end"}
+HEURISTICS = {  # a score, and which pending tokens VERIFY keeps
+    "p-max": ("p_max", "exact"), "surprise-at-end": ("surprise_at_end", "exact"), "big-little": ("p_max", MEDIUM),
+}  # fmt: skip
 NEVER, FREE = (Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in (0.0, math.inf))
 
 
@@ -100,7 +103,7 @@ class Field:
     def game(self, split: str, limit: int | None, **settings: Any) -> Recorded:
         """A batched game of the task."""
         options = self.options
-        given: dict[str, Any] = {"actions": "SELF/ASK/VERIFY"} | settings
+        given: dict[str, Any] = {"actions": "SELF/ASK/VERIFY", "chat": options.chat} | settings
         for name in ("student", "teacher", "data", "metric", "template", "max_new_tokens"):
             if (value := getattr(options, name)) is not None:
                 given.setdefault(name, value)
@@ -120,6 +123,10 @@ class Field:
     def training(self) -> Recorded:
         """Prompts to calibrate on."""
         return self.game("policy", self.options.calibration)
+
+    def training_of(self, accept: str) -> Recorded:
+        """The same with another way to accept pending tokens."""
+        return self.training if accept == "exact" else self.game("policy", self.options.calibration, accept=accept)
 
     @property
     def pair(self) -> Pair:
@@ -146,7 +153,7 @@ class Field:
     def encoded(self, split: str, limit: int) -> list[tuple[int, ...]]:
         """Token ids of a split's first prompts."""
         env = self.env if split == self.split else self.training
-        return encode_prompts(env.task, self.pair, self.cap)[:limit]
+        return encode_prompts(env.task, self.pair, self.cap, self.options.chat)[:limit]
 
     def ends(self) -> list[Contender]:
         """Both models alone."""
@@ -188,9 +195,10 @@ def frontiers(field: Field, options: Any) -> list[Contender]:
     found: list[Contender] = []
     rules = [share(limit) for limit in options.limit]
     config = CalibrationConfig(limits=tuple(options.limit), prompts=options.calibration, rounds=8, seed=options.seed)
-    for name, score in HEURISTICS.items():
-        policy = Heuristic(score, config=config).learn(field.training.env).policy
-        found += [Contender(name, "heuristic", policy, rule, field.env) for rule in rules]
+    for name, (score, accept) in HEURISTICS.items():
+        policy = Heuristic(score, config=config).learn(field.training_of(accept).env).policy
+        env = field.env if accept == "exact" else field.game(field.split, options.prompts, accept=accept)
+        found += [Contender(name, "heuristic", policy, rule, env, accept) for rule in rules]
     ours = f"{options.task}-pcl"
     named = (ours,) if options.student is None and ours in shipped() else ()
     for name in (*named, *options.policy):

@@ -3,12 +3,14 @@
 python -m scripts.latency
 python -m scripts.latency --policy runs/gate/policy --joint runs/joint --draft 2 4 8
 python -m scripts.latency --task translate --student my/small --teacher my/big --data en-it
+python -m scripts.latency --task translate --redraw
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +21,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from agents.evaluation import Ends, Played, Row, play, play_ends, recovered_gap
-from scripts.clock import DEFAULTS, Generated, Output, Timed, counted, modelled, race
+from scripts.clock import DEFAULTS, Generated, Output, Timed, counted, modelled, race, side_by_side
 from scripts.command import run
 from scripts.contenders import Contender, Field, drafts, frontiers, lossy, oracle
 from scripts.latency_picture import picture
@@ -28,6 +30,9 @@ from tw_env.decoding.latency import measure
 
 HERE = f"{Path(__file__).resolve().parent.parent}/"  # rows are published, and where a clone lies is nobody's business
 TIES = 0.01  # share of prompts whose texts may differ: two best logits closer than rounding
+BATCHED = "batched"  # kind of rows of several texts at a time
+SIDE_BY_SIDE = 64  # prompts that are written several at a time
+NEAR = 0.15  # of the clock: how well the latency model should do
 SHOWN = ("policy", "rule", "recovered", "calls/token", "ms/output", "wall ms", "tokens/s", "model/clock")
 
 
@@ -49,6 +54,9 @@ class Options:
     """Prompts of the policy split on which the cuts of thresholds are found."""
     drafted: int = 20
     """Prompts of the policy split on which the fastest draft length is found."""
+    side_by_side: tuple[int, ...] = (1, 8, 64)
+    """How many texts speculative decoding with the fastest drafts writes at a time, on the first 64 prompts: what
+    assisted generation can't do."""
     draft: tuple[int, ...] = (2, 4, 8)
     """Draft lengths of speculative decoding, besides the whole rest of the text."""
     accept: tuple[str, ...] = ("probability:0.3", "probability:0.1", "distance:1", "distance:3")
@@ -69,6 +77,8 @@ class Options:
     """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
     template: str | None = None
     """What models read, with {text} where the text goes; None leaves the wording to the task."""
+    chat: bool = False
+    """Write each prompt as a user's turn in the tokenizer's chat template."""
     max_new_tokens: int | None = None
     """Cap on new tokens; None takes the task's."""
     rows: int = 256
@@ -79,6 +89,8 @@ class Options:
     """auto, cpu or cuda. On a processor, time is that of the process, on a GPU the clock's."""
     threads: int = 1
     """Torch's threads."""
+    redraw: bool = False
+    """Only tell and draw again what stands in latency-TASK.json."""
 
 
 @dataclass
@@ -113,7 +125,8 @@ def calibrated(field: Field, options: Options) -> LatencyTable:
     """The latency model of this pair on this machine, for prompts of the usual length."""
     prompt = int(np.median([len(ids) for ids in field.encoded("policy", 200)]))
     unread = tuple(size for size in (1, 2, 4, 8, 16) if size <= field.cap)
-    return measure(field.pair, prompt=prompt, unread=unread, rounds=max(10 * options.rounds, 1))
+    clock = time.perf_counter if field.device.type == "cuda" else time.process_time  # as policies are timed
+    return measure(field.pair, prompt=prompt, unread=unread, rounds=max(10 * options.rounds, 1), clock=clock)
 
 
 def check_same(timed: dict[str, list[Output]], ours: str, theirs: str, calls_too: bool = True) -> int:
@@ -214,11 +227,40 @@ def latency(options: Options) -> list[Row]:
         "clock": "wall" if field.device.type == "cuda" else "process CPU time",
         "table": asdict(model), "machine": f"{platform.machine()}, torch {torch.__version__}",
     }  # fmt: skip
+    fastest = f"speculative-{best or 'rest'}"
+    batches = batched(field, next(one for one in contenders if one.key == fastest), options.side_by_side, prompts)
     others = ("outside", "joint")  # a student of its own, which reads rules, has another table
     return [
         {**row, **clock_row(outputs[name], times[name], run_, row["kind"] not in others), **facts}
         for name, row in rows.items()
-    ]
+    ] + [{**rows[fastest], **batch, **facts} for batch in batches]
+
+
+def batched(field: Field, drafting: Contender, sizes: tuple[int, ...], prompts: list[tuple[int, ...]]) -> list[Row]:
+    """Of speculative decoding of several texts at a time: how many, and what the clock says."""
+    some, found = prompts[:SIDE_BY_SIDE], []
+    for rows in sizes:
+        seconds, tokens = side_by_side(field.pair, drafting.policy, some, field.cap, drafting.rule, rows)
+        cpu, wall = 1e3 * seconds / len(some)
+        chosen = wall if field.device.type == "cuda" else cpu
+        found.append({
+            "kind": BATCHED, "rows": rows, "tokens_per_second": 1e3 * tokens / (chosen * len(some)),
+            "clock_ms": float(chosen), "wall_ms": float(wall), "cpu_ms": float(cpu), "latency_ms": None,
+            "model_over_clock": None, "teacher_calls": None, "student_calls": None, "timed": len(some),
+        })  # fmt: skip
+    return found
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What an earlier run wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected rows of an earlier run in {path} to redraw, found none; leave out --redraw.")
+    rows: list[Row] = json.loads(path.read_text())
+    return rows
 
 
 # ---- what is told ----------------------------------------------------------------------------------------------
@@ -233,15 +275,21 @@ def reached(rows: list[Row], share: float, kinds: tuple[str, ...]) -> tuple[str,
 
 def summary(rows: list[Row]) -> list[str]:
     """What the targets ask: against assisted generation, against speculative decoding, and the model's error."""
+    alone = [row for row in rows if row["kind"] != BATCHED]
     fastest = {
-        name: min((row for row in rows if row["policy"].startswith(name)), key=lambda row: row["clock_ms"])
+        name: min((row for row in alone if row["policy"].startswith(name)), key=lambda row: row["clock_ms"])
         for name in ("speculative", "assisted")
     }  # fmt: skip
     ours, theirs = fastest["speculative"], fastest["assisted"]
+    taught = next(row for row in rows if row["policy"] == "generate-teacher")
     said = [
         f"fastest lossless: {ours['policy']} {ours['clock_ms']:.1f} ms an output; of transformers: {theirs['policy']} "
-        f"{theirs['clock_ms']:.1f} ms ({theirs['clock_ms'] / ours['clock_ms']:.2f} times as long)"
+        f"{theirs['clock_ms']:.1f} ms ({theirs['clock_ms'] / ours['clock_ms']:.2f} times as long); the teacher alone "
+        f"{taught['clock_ms']:.1f} ms ({taught['clock_ms'] / ours['clock_ms']:.2f} times)"
     ]
+    sizes = [f"{row['rows']}: {row['tokens_per_second']:.0f}" for row in rows if row["kind"] == BATCHED]
+    if sizes:
+        said.append(f"tokens a second of {ours['policy']} by texts at a time: {', '.join(sizes)}")
     for share in (0.99, 0.9):
         for kinds in (("learned",), ("joint",), ("heuristic", "lossy"), ("oracle",)):
             if not any(row["kind"] in kinds for row in rows):
@@ -250,7 +298,11 @@ def summary(rows: list[Row]) -> list[str]:
             found = "none" if best is None else f"{best[0]}, {ours['clock_ms'] / best[1]:.2f} times as fast"
             said.append(f"{share:.0%} of the gap, {' or '.join(kinds)}: {found}")
     ratios = [row["model_over_clock"] for row in rows if row["model_over_clock"]]
-    said.append(f"latency model over the clock: {min(ratios):.2f} to {max(ratios):.2f}, median {np.median(ratios):.2f}")
+    near = sum(abs(ratio - 1) <= NEAR for ratio in ratios)
+    said.append(
+        f"latency model over the clock: {min(ratios):.2f} to {max(ratios):.2f}, median {np.median(ratios):.2f}; within "
+        f"{NEAR:.0%} for {near} of {len(ratios)}"
+    )
     return said
 
 
@@ -258,6 +310,8 @@ def table(rows: list[Row]) -> list[tuple[str, ...]]:
     """The cells, their head first."""
     cells: list[tuple[str, ...]] = [SHOWN]
     for row in rows:
+        if row["kind"] == BATCHED:
+            continue
         gap, ratio = row["recovered_gap"], row["model_over_clock"]
         cells.append((
             row["policy"] + ("" if row["accept"] == "exact" else f" {row['accept']}"), row["rule"],
@@ -271,17 +325,18 @@ def main(options: Options) -> None:
     """Measure, print, write, draw."""
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(options.threads)
-    rows = latency(options)
+    path = options.out / f"latency-{options.task}.json"
+    rows = read_rows(path) if options.redraw else latency(options)
     cells = table(rows)
     widths = [max(len(row[column]) for row in cells) for column in range(len(SHOWN))]
     for row in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print("\n".join(summary(rows)))
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"latency-{options.task}.json"
-    path.write_text(json.dumps(rows, indent=1) + "\n")
-    path.with_suffix(".png").write_bytes(picture(rows))
-    print(f"written to {path} and {path.with_suffix('.png')}")
+    if not options.redraw:
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+    path.with_suffix(".png").write_bytes(picture([row for row in rows if row["kind"] != BATCHED]))
+    print(f"{path}, drawn in {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ PLACES = {  # of names: offset in points, alignment
     "lossy": ((7, 0), "left", "center"),
     "oracle": ((0, 9), "center", "bottom"),
 }
+ALONE = {"generate-student": "student alone", "generate-teacher": "teacher alone"}
 UNNAMED = {"assisted": "default"}  # of a policy that is called as its family
 NEAR = 0.06  # of the time, within which points share a name
 AIMS = ((0.99, 1.3), (0.9, 2.0))  # recovered share, times as fast as the fastest lossless speculation
@@ -67,7 +68,8 @@ def _frontiers(ax: Axes, rows: Sequence[Row]) -> None:
         mine = sorted((row for row in rows if row["policy"] == name), key=lambda row: float(row["clock_ms"]))
         columns = ("calls_per_token", "clock_ms", "recovered_gap", "recovered_gap_low", "recovered_gap_high")
         limit, *numbers = (_column(mine, column) for column in columns)
-        lines.append(Line("pcl" if name == f"{rows[0]['task']}-pcl" else name, mine[0]["kind"], limit, *numbers))
+        gate = mine[0]["kind"] == "learned" and name.endswith("-pcl")  # the one that ships for the task
+        lines.append(Line("pcl" if gate else name, mine[0]["kind"], limit, *numbers))
     styles = styles_of([line for line in lines if line.kind != "joint"], dark=False)
     names = {line.agent: name_of(line.agent) for line in lines}
     for place, line in enumerate(line for line in lines if line.kind == "joint"):
@@ -98,11 +100,11 @@ def _points(ax: Axes, rows: Sequence[Row], group: str) -> None:
 
 
 def _ends(ax: Axes, rows: Sequence[Row]) -> None:
-    """Student and teacher alone, named beside their points."""
+    """Both models by themselves, as `generate` plays them: the game's teacher has the student step beside it."""
     for row in rows:
-        if row["policy"] in ("student", "teacher"):
+        if row["policy"] in ALONE:
             ax.plot(row["clock_ms"], row["recovered_gap"], "o", color="#1c1c1c", markersize=6, zorder=6)
-            ax.annotate(f"{row['policy']} alone", (row["clock_ms"], row["recovered_gap"]), xytext=(6, -4),
+            ax.annotate(ALONE[row["policy"]], (row["clock_ms"], row["recovered_gap"]), xytext=(6, -4),
                         textcoords="offset points", fontsize=9, va="top")  # fmt: skip
     ax.axhline(1, color="#1c1c1c", linewidth=1, linestyle=":")
 

@@ -24,9 +24,9 @@ def test_a_pair_is_measured(tmp_path) -> None:
 
 def test_an_encoders_price_leaves_out_what_its_prompts_tokens_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = source_pair("t5")
-    monkeypatch.setattr(latency, "_timer", lambda model, prompt, size, use: lambda: 0.004 + 0.0005 * (size - 1))
+    monkeypatch.setattr(latency, "_timer", lambda model, prompt, size, use, clock: lambda: 0.004 + 0.0005 * (size - 1))
     encoders = {pair.student: 0.003, pair.teacher: 0.01}  # seconds
-    monkeypatch.setattr(latency, "_encoder_timer", lambda model, prompt: lambda: encoders[model])
+    monkeypatch.setattr(latency, "_encoder_timer", lambda model, prompt, clock: lambda: encoders[model])
     table = measure(pair, prompt=6, unread=(1, 4), rounds=2)
     assert (table.teacher_ms, table.teacher_ms_per_token) == (pytest.approx(4.0), pytest.approx(0.5))
     assert (table.student_prompt_ms, table.teacher_prompt_ms) == (pytest.approx(3.0), pytest.approx(10.0 - 6 * 0.5))
@@ -36,6 +36,12 @@ def test_encoders_have_a_price_of_their_own() -> None:
     table = measure(source_pair("t5"), prompt=4, unread=(1, 4), rounds=3)
     assert 0 < table.student_prompt_ms < 1000
     assert 0 <= table.teacher_prompt_ms < 1000
+
+
+def test_a_table_is_read_off_the_clock_that_is_named() -> None:
+    seconds = iter(range(10_000))
+    table = measure(source_pair("t5"), prompt=4, unread=(1, 4), rounds=3, clock=lambda: float(next(seconds)))
+    assert (table.student_ms, table.teacher_ms, table.student_prompt_ms) == pytest.approx((1000.0, 1000.0, 1000.0))
 
 
 def test_the_line_goes_through_exact_points_and_never_falls() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from scripts.clock import Foreseen, Generated, Output, Played, counted, modelled, race
+from scripts.clock import Foreseen, Generated, Output, Played, counted, modelled, race, side_by_side
 from scripts.contenders import Field, joint, run_names, share
-from scripts.latency import Options, check_same, main
+from scripts.latency import BATCHED, Options, check_same, main, read_rows
+from scripts.latency_picture import _ends, _frontiers
 from tests.agents.small import PROMPTS as WORDS
 from tests.asking import asking_pair
 from tests.families import source_pair
@@ -72,6 +74,21 @@ def test_an_oracle_knows_where_to_ask_before_the_clock_begins(kind: str) -> None
         source = pair.encoder_decoder and mine.calls > 0
         assert passes == mine.calls + source, "it looks at the teacher in calls alone"
         assert mine.calls == sum(oracle._plans[prompt]) <= text.calls
+
+
+def test_drafts_are_verified_side_by_side_where_transformers_takes_one_text_at_a_time() -> None:
+    pair = pair_of(positions=64)
+    prompts = encoded(pair)
+    drafting = find_policy("speculative-2", pair)
+    one = Played(pair, drafting, prompts, CAP, FREE, "exact")
+    tokens = sum(len(one.write(prompt).tokens) for prompt in range(len(prompts)))
+    for rows in (1, 3, len(prompts)):
+        seconds, written = side_by_side(pair, drafting, prompts, CAP, FREE, rows)
+        assert written == tokens
+        assert (seconds > 0).all()
+    two = torch.tensor([prompts[0], prompts[0]])
+    with pytest.raises(ValueError, match="batch_size = 1"):
+        pair.teacher.generate(two, attention_mask=torch.ones_like(two), assistant_model=pair.student, max_new_tokens=4)
 
 
 def test_a_text_is_read_anew_whenever_it_is_written_again() -> None:
@@ -169,16 +186,18 @@ def test_a_small_run_writes_a_row_for_each_policy_and_rule(tmp_path: Path, capsy
         Options(
             task="text", out=tmp_path, data=str(data), metric="edit", prompts=20, timed=4, rounds=1, calibration=20,
             drafted=3, draft=(2,), accept=("distance:2",), limit=(0.1, 0.3), rows=8, max_new_tokens=CAP,
-            **names_of(tiny_pair()),
+            side_by_side=(1, 4), **names_of(tiny_pair()),
         )
     )  # fmt: skip
     rows = json.loads((tmp_path / "latency-text.json").read_text())
     assert (tmp_path / "latency-text.png").read_bytes().startswith(b"\x89PNG")
     assert all(name in row for row in rows for name in NEEDED)
+    assert [row["rows"] for row in rows if row["kind"] == BATCHED] == [1, 4]
+    rows = [row for row in rows if row["kind"] != BATCHED]
     by_name = {row["policy"]: row for row in rows}
     assert by_name.keys() == {
         "student", "teacher", "oracle", "speculative-2", "speculative-rest", "lossy", "p-max", "surprise-at-end",
-        "assisted-2", "assisted-rest", "assisted", "generate-student", "generate-teacher",
+        "big-little", "assisted-2", "assisted-rest", "assisted", "generate-student", "generate-teacher",
     }  # fmt: skip
     assert by_name["speculative-2"]["teacher_calls"] == by_name["assisted-2"]["teacher_calls"]
     assert by_name["student"]["teacher_calls"] == 0
@@ -188,7 +207,22 @@ def test_a_small_run_writes_a_row_for_each_policy_and_rule(tmp_path: Path, capsy
     assert {by_name[name]["recovered_gap"] for name in lossless} == {1}
     assert len([row for row in rows if row["policy"] == "p-max"]) == 2
     assert all(row["tokens_per_second"] > 0 and row["timed"] == 4 for row in rows)
-    assert "fastest lossless" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "fastest lossless" in said
+    main(Options(task="text", out=tmp_path, redraw=True))
+    again = capsys.readouterr().out
+    assert again.splitlines()[-4:] == said.splitlines()[-4:], "the same is told of rows that were written before"
+    with pytest.raises(FileNotFoundError, match="leave out --redraw"):
+        main(Options(task="translate", out=tmp_path, redraw=True))
+
+
+def test_the_gate_and_both_models_alone_are_named_in_the_picture() -> None:
+    axes = Figure().subplots()
+    rows = read_rows(Path("results/latency-translate.json"))  # whose task is called by its languages
+    _frontiers(axes, rows)
+    assert "PCL gate (learned)" in axes.get_legend_handles_labels()[1]
+    _ends(axes, rows)
+    assert {text.get_text() for text in axes.texts} == {"student alone", "teacher alone"}
 
 
 def test_published_rows_name_no_place_on_a_machine() -> None:
