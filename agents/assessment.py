@@ -35,7 +35,8 @@ class Assessment:
     Attributes:
         tokens_differ: share of tokens, along the student's own texts, where the two greedy choices differ.
         outputs_differ: share of prompts whose two greedy texts differ.
-        student, teacher, drafted: each model alone, and speculative decoding of whole drafts.
+        student, teacher, drafted: each model alone, the teacher without the student's steps that the game shows, and
+            speculative decoding of whole drafts.
         asking, verifying: thresholds on p_max that ASK, and thresholds on the summed surprise that VERIFY at the end;
             from few calls to many.
         oracle: who knows beforehand which texts ASK improves, and by how much for each call; few calls to many.
@@ -78,7 +79,7 @@ def assess(env: Recorded, prompts: IntArray, points: int = 8) -> Assessment:
     return Assessment(
         prompts=len(prompts),
         student=_point("student alone", alone),
-        teacher=_point("teacher alone", taught),
+        teacher=_point("teacher alone", taught, _steps_beside(env, taught)),
         drafted=_point("speculative decoding", drafted),
         tokens_differ=seen.tokens_differ,
         outputs_differ=seen.outputs_differ,
@@ -148,8 +149,16 @@ def _threshold(env: Recorded, score: str, cut: float, call: Action) -> ScoreThre
     return ScoreThreshold(env.layout, env.game.spec.actions, score, CutTable(default=cut), call)
 
 
-def _point(name: str, played: Played) -> Point:
+def _steps_beside(env: Recorded, played: Played) -> FloatArray | float:
+    """(prompts,) milliseconds of the student's steps in texts that take none of them back; 0 without a table."""
+    table = env.game.spec.costs.latency
+    return 0.0 if table is None else table.student_prompt_ms + table.student_ms * played.outcomes.tokens
+
+
+def _point(name: str, played: Played, without: FloatArray | float = 0.0) -> Point:
     outcomes, times = played.outcomes, played.milliseconds
+    if times is not None:
+        times = times - without
     rate = float(outcomes.calls.sum() / outcomes.tokens.sum())
     return Point(name, rate, float(outcomes.quality.mean()), None if times is None else float(times.mean()))
 

@@ -24,7 +24,7 @@ from agents.recording import Recorded
 from scripts.command import run
 from tw_env.costs import LatencyTable
 from tw_env.decoding.latency import measure
-from tw_env.settings import Settings, load_models
+from tw_env.settings import Settings, encode_prompts, load_models, load_task
 
 WORTHWHILE = 0.01  # a smaller gain in quality is not worth a second model
 MOST = 0.9  # of the gap: what a policy should recover
@@ -47,6 +47,10 @@ class Options:
     """Part of the data; None takes all, or the policy part of the task's own."""
     metric: str | None = None
     """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
+    template: str | None = None
+    """What models read, with {text} where the text goes; None leaves the wording to the task."""
+    chat: bool = False
+    """Write each prompt as a user's turn in the tokenizer's chat template."""
     prompts: int = 500
     """At most so many prompts."""
     max_new_tokens: int | None = None
@@ -67,14 +71,19 @@ def main(options: Options) -> None:
     """Measure and print."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    models: dict[str, Any] = {"student": options.student, "teacher": options.teacher, "device": options.device}
-    pair = load_models(Settings(task=options.task, **models))
-    table = measure(pair)
-    env = tw_env.make_vec(
-        f"{tw_env.__name__}/{options.task.capitalize()}Verify-v0", options.rows, data=options.data, split=options.split,
-        metric=options.metric, limit=options.prompts, max_new_tokens=options.max_new_tokens, latency=table,
-        reward="quality", **models,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "student": options.student, "teacher": options.teacher, "device": options.device, "data": options.data,
+        "split": options.split, "metric": options.metric, "template": options.template, "chat": options.chat,
+        "limit": options.prompts, "max_new_tokens": options.max_new_tokens,
+    }  # fmt: skip
+    settings = Settings(task=options.task, **given)
+    pair, task = load_models(settings), load_task(settings)
+    lengths = [
+        len(ids) for ids in encode_prompts(task, pair, options.max_new_tokens or task.max_new_tokens, options.chat)
+    ]
+    table = measure(pair, prompt=int(np.median(lengths)))
+    id_ = f"{tw_env.__name__}/{options.task.capitalize()}Verify-v0"
+    env = tw_env.make_vec(id_, options.rows, latency=table, reward="quality", **given)
     found = assess(Recorded(env), np.arange(len(env.task.prompts)), options.points)
     print_table(found, table, getattr(env.task, "metric", "exact"))
     print("\n" + verdict(found))
@@ -87,6 +96,8 @@ def print_table(found: Assessment, table: LatencyTable, metric: str) -> None:
     """All points, with the recovered share of the gap."""
     print(f"{found.prompts} prompts, metric {metric}; measured at batch 1: a student step {table.student_ms:.2f} ms,")
     print(f"a teacher call {table.teacher_ms:.2f} ms and {table.teacher_ms_per_token:.3f} ms for each further token.")
+    if table.teacher_prompt_ms:
+        print(f"Once a text their encoders take {table.student_prompt_ms:.2f} and {table.teacher_prompt_ms:.2f} ms.")
     print(
         f"The two models' choices differ at {found.tokens_differ:.1%} of the tokens, in {found.outputs_differ:.0%} of "
         "the outputs.\n"

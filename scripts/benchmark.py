@@ -82,6 +82,10 @@ class Options:
     """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
     metric: str | None = None
     """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
+    template: str | None = None
+    """What models read, with {text} where the text goes; None leaves the wording to the task."""
+    chat: bool = False
+    """Write each prompt as a user's turn in the tokenizer's chat template."""
     max_new_tokens: int | None = None
     """Cap on new tokens; None takes the task's."""
     rows: int = PROMPTS_A_ROUND
@@ -118,8 +122,8 @@ class Options:
     @property
     def setting(self) -> Setting:
         """What all runs share."""
-        arguments: dict[str, Any] = {"device": self.device}
-        for name in ("student", "teacher", "data", "metric", "max_new_tokens"):
+        arguments: dict[str, Any] = {"device": self.device, "chat": self.chat}
+        for name in ("student", "teacher", "data", "metric", "template", "max_new_tokens"):
             if (value := getattr(self, name)) is not None:
                 arguments[name] = value
         return Setting(

@@ -42,7 +42,7 @@ class Options:
 
     policy: tuple[str, ...]
     """Folders of saved policies or of runs, or names of shipped ones. A run tells what --task, --student, --teacher,
-    --data, --metric and --template leave open."""
+    --data, --metric, --template and --chat leave open."""
     rule: tuple[str, ...] = ("ask the teacher for at most 10% of the tokens",)
     """Rules in words. A student that asks by itself takes those on what it was trained on: shares of the tokens."""
     task: TaskName = "auto"
@@ -72,6 +72,8 @@ class Options:
     """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None: exact (text), chrf (translate), rougeL (summarize)."""
     template: str | None = None
     """What models read, with {text} where the text goes; None leaves the wording to the task."""
+    chat: bool | None = None
+    """Write each prompt as a user's turn in the tokenizer's chat template; None leaves it to the run."""
     latency: str | None = None
     """JSON file with a latency table, by which time is modelled; None takes that of the pair that ships, if it plays,
     or a student with the layers of its student, such as scripts.joint trains from it."""
@@ -114,7 +116,7 @@ def environment(options: Options, policy: Policy) -> Recorded:
         "top_k": layout["top_logprobs"].stop - layout["top_logprobs"].start,
         "max_new_tokens": layout.cap,
     }
-    for name in ("student", "teacher", "data", "metric", "template"):
+    for name in ("student", "teacher", "data", "metric", "template", "chat"):
         if (value := getattr(options, name)) is not None:
             settings[name] = value
     table = time_table(options.task, options.student, options.teacher, options.latency)
@@ -148,7 +150,7 @@ def evaluate(options: Options) -> list[Row]:
         parse(rule)  # a rule that can't be read is refused before anything is loaded
     loaded = [(name, read_policy(name)) for name in options.policy]
     rows: list[Row] = []
-    known: dict[tuple[str | None, ...], Ends] = {}
+    known: dict[tuple[str | bool | None, ...], Ends] = {}
     with tqdm(total=len(loaded) * len(options.rule), unit="rule", desc="held-out prompts") as bar:
         for name, policy in loaded:
             own = settled(options, name)
@@ -158,7 +160,7 @@ def evaluate(options: Options) -> list[Row]:
                 if isinstance(policy, policies.AskToken) and env.pair.reads_rules:
                     policy.check_told(parse(rule))
             prompts = np.arange(len(env.task.prompts))
-            asked = (own.original, env.pair.name, own.task, own.data, own.metric, own.template)
+            asked = (own.original, env.pair.name, own.task, own.data, own.metric, own.template, own.chat)
             if asked not in known:
                 known[asked] = ends_of(own, policy, env)
             for rule in options.rule:

@@ -31,7 +31,8 @@ from tw_env.rules import Constraint, Quantity, parse
 from tw_env.settings import DEFAULT_RULE
 from tw_env.tasks import pronounce, summarize, translate
 from tw_env.tasks.shipped import shipped_pair
-from tw_env.tasks.wording import fill, worded
+from tw_env.tasks.text import first_words
+from tw_env.tasks.wording import Wording, fill, worded
 
 
 @dataclass
@@ -52,12 +53,15 @@ class Options:
     """File with a prompt a line, after those of --prompt; - reads standard input."""
     task: TaskName = "auto"
     """Whose pair writes, and how a prompt is put to it: pronounce spells a word (hello becomes h e l l o >), translate
-    (en-it) and summarize say what is wanted unless the pair has an encoder, text leaves it be; auto takes the run's, or
+    and summarize say what is wanted unless the pair has an encoder, text leaves it be; auto takes the run's, or
     else pronounce."""
     template: str | None = None
     """What the models read, with {text} where a prompt goes; None leaves it to the run, or else to the task."""
-    chat: bool = False
-    """Write each prompt as a user's turn in the tokenizer's chat template."""
+    chat: bool | None = None
+    """Write each prompt as a user's turn in the tokenizer's chat template; None leaves it to the run."""
+    data: str | None = None
+    """Of translate: two languages, or data whose name tells them, in which a causal model is asked; None takes the
+    run's, or else en-it."""
     student: str | None = None
     """Folder or hub id of the student; None takes the run's, or the one that ships."""
     teacher: str | None = None
@@ -106,7 +110,13 @@ CAPS = {
     "summarize": summarize.MAX_NEW_TOKENS, "text": 32,
 }  # fmt: skip
 """On new tokens, of each task."""
-WORDINGS = {"translate": translate.wording(*translate.PAIR.split("-")), "summarize": summarize.WORDING}
+
+
+def wording_of(options: Options) -> Wording | None:
+    """How the task puts a text to a model; None as it is."""
+    if options.task == "translate":
+        return translate.wording_of(options.data or translate.PAIR)
+    return summarize.WORDING if options.task == "summarize" else None
 
 
 def as_read(options: Options, prompts: Sequence[str], pair: Pair) -> list[str]:
@@ -115,7 +125,9 @@ def as_read(options: Options, prompts: Sequence[str], pair: Pair) -> list[str]:
         return fill(options.template, prompts)
     if options.task == "pronounce":
         return [spelled(prompt) for prompt in prompts]
-    return worded(prompts, WORDINGS.get(options.task), pair.encoder_decoder, options.chat)
+    if options.task == "summarize":
+        prompts = [first_words(prompt, summarize.SOURCE_WORDS) for prompt in prompts]
+    return worded(prompts, wording_of(options), pair.encoder_decoder, bool(options.chat))
 
 
 def read_prompts(options: Options) -> list[str]:
@@ -214,7 +226,7 @@ def write(options: Options, players: Players, prompts: Sequence[str], colour: bo
     cap = options.max_new_tokens or (players.policy.layout.cap if hasattr(players.policy, "layout") else cap)
     latency = None if players.table is None else players.table.path
     prices = None if options.prices is None else dict(zip(("call", "read", "written"), options.prices, strict=True))
-    encoded = encode(as_read(options, prompts, pair), pair, options.chat)
+    encoded = encode(as_read(options, prompts, pair), pair, bool(options.chat))
     filler = pair.end_tokens[0]
     count = 1 if options.stream else options.rows
     drawing = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if options.decoding == "sampling" else {}

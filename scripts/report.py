@@ -47,6 +47,10 @@ class Options:
     """JSONL with `prompt` and `reference`, or a `datasets` name; for translate also two languages: en-it."""
     metric: str | None = None
     """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None takes the task's."""
+    template: str | None = None
+    """What models read, with {text} where the text goes; None leaves the wording to the task."""
+    chat: bool = False
+    """Write each prompt as a user's turn in the tokenizer's chat template."""
     student: str | None = None
     """Folder or hub id of the student; None takes the pair that ships."""
     teacher: str | None = None
@@ -81,8 +85,8 @@ def token_by_token(options: Options) -> list[tuple[Group, list[Example]]]:
         return []
     policy = evaluate.read_policy(options.policy)
     asked = evaluate.Options(
-        (options.policy,), task=options.task, data=options.data, metric=options.metric, student=options.student,
-        teacher=options.teacher, prompts=options.prompts, rows=128,
+        (options.policy,), task=options.task, data=options.data, metric=options.metric, template=options.template,
+        chat=options.chat, student=options.student, teacher=options.teacher, prompts=options.prompts, rows=128,
     )  # fmt: skip
     env = evaluate.environment(asked, policy)
     prompts = np.arange(len(env.task.prompts))

@@ -27,7 +27,7 @@ SETTINGS = "settings.json"  # in the folder of a run, beside policy/ or model/
 POLICY = "policy"  # folder of a gate in that of its run
 TaskName = Literal["auto", "pronounce", "translate", "summarize", "text"]
 TASKS = get_args(TaskName)[1:]
-OF_THE_PAIR, OF_THE_TASK = ("student", "teacher", "original"), ("data", "metric", "template")
+OF_THE_PAIR, OF_THE_TASK = ("student", "teacher", "original"), ("data", "metric", "template", "chat")
 PLACES = (*OF_THE_PAIR, "data")  # settings that may name a folder or a file
 
 
@@ -82,7 +82,7 @@ def original_of(settings: Mapping[str, Any]) -> str:
     return settings["original"] or own or str(shipped_pair(settings["task"]).student)
 
 
-def told(name: str | Path) -> dict[str, str]:
+def told(name: str | Path) -> dict[str, Any]:
     """What a run, or a folder in it, says of the task and the pair that its policy was made for.
 
     A student that asks by itself is its own policy, wherever the settings say that it began; the student whose gap it

@@ -25,7 +25,8 @@ from scripts.command import run
 from scripts.runs import POLICY, SETTINGS, located, record, task_of, write_settings
 
 OF_THE_GAME = (  # what a run can't change
-    "env", "student", "teacher", "data", "metric", "template", "rows", "actions", "hidden", "limit", "max_new_tokens",
+    "env", "student", "teacher", "data", "metric", "template", "chat", "split", "rows", "actions", "hidden", "limit",
+    "max_new_tokens",
 )  # fmt: skip
 SHOWN = "demonstrations", "exploration"  # settings of the recipe: episodes that learning begins with
 
@@ -50,12 +51,16 @@ class Options:
     """chrf, bleu, rouge1, rouge2, rougeL, exact or edit; None takes the task's."""
     template: str | None = None
     """What models read, with {text} where the text goes; None leaves the wording to the task."""
+    chat: bool = False
+    """Write each prompt as a user's turn in the tokenizer's chat template."""
     rows: int = 512
     """Rows of the batched game."""
     actions: str | None = None
     """Action set; None takes the id's."""
     hidden: bool = False
     """Show the gate the student's last hidden state, too."""
+    split: str = "policy"
+    """Part of the data that the gate learns on: none that the models were fitted on."""
     limit: int | None = None
     """Only the first so many prompts."""
     max_new_tokens: int | None = None
@@ -71,7 +76,7 @@ class Options:
 def environment_arguments(options: Options) -> dict[str, Any]:
     """What is given to `make_vec`, without what is left at its default."""
     arguments: dict[str, Any] = {
-        "device": options.device, "hidden": options.hidden,
+        "device": options.device, "hidden": options.hidden, "chat": options.chat, "split": options.split,
     }  # fmt: skip
     for name in ("student", "teacher", "data", "metric", "template", "actions", "limit", "max_new_tokens"):
         if (value := getattr(options, name)) is not None:
@@ -88,7 +93,8 @@ def check_resumed(options: Options) -> None:
     path = options.out / SETTINGS
     if not options.resume or not path.is_file():
         return
-    before, now = located(json.loads(path.read_text())), record(options)
+    older: dict[str, Any] = {"split": "policy", "chat": False}  # what runs did before these could be set
+    before, now = older | located(json.loads(path.read_text())), record(options)
     for settings in (before, now):
         for name in SHOWN:
             settings[name] = settings["recipe"].get(name, 0)
@@ -108,6 +114,8 @@ def evaluation_of(options: Options) -> str:
     for name in ("student", "teacher", "data", "metric", "template"):
         if (value := getattr(options, name)) is not None:
             command += [f"--{name}", value]
+    if options.chat:
+        command.append("--chat")
     if (task := task_of(record(options))) not in (None, "pronounce"):
         command += ["--task", str(task)]
     return shlex.join(command)

@@ -26,7 +26,7 @@ _ACTIONS = {"": "SELF/ASK", "Verify": "SELF/ASK/VERIFY"}
 
 #: Ids that play as they are.
 IDS = tuple(f"tw_env/{task}{suffix}-v0" for task in _TASKS for suffix in _ACTIONS)
-#: Ids that need data, prepared on the user's machine (`scripts.prepare debian`) or given; Translate needs a pair, too.
+#: Ids that need data, prepared on the user's machine (`scripts.prepare debian`) or given.
 PREPARED_IDS = tuple(f"tw_env/{task}{suffix}-v0" for task in _PREPARED_TASKS for suffix in _ACTIONS)
 
 for _task, _name in (_TASKS | _PREPARED_TASKS).items():

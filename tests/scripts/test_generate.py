@@ -34,6 +34,7 @@ from tw_env.policies import AskToken, ScoreThreshold
 from tw_env.render import legend, mark, marked, wants_colour
 from tw_env.rules import RuleError, parse
 from tw_env.tasks import pronounce
+from tw_env.tasks.summarize import SOURCE_WORDS
 
 WORDS = ("hello", "pneumonia", "a")
 RULE = "ask the teacher for at most 20% of the tokens"
@@ -83,6 +84,10 @@ def test_each_task_asks_in_its_own_words() -> None:
     assert as_read(tiny(task="summarize"), ["a b"], causal) == ["a b\nSummary:"]
     assert as_read(tiny(task="summarize", chat=True), ["a b"], causal)[0].startswith("Summarize this text")
     assert as_read(tiny(task="translate"), ["a b"], causal) == ["English: a b\nItalian:"]
+    assert as_read(tiny(task="translate", data="de-en"), ["a b"], causal) == ["German: a b\nEnglish:"]
+    assert as_read(tiny(task="translate", data="some/talks:2017-de-en"), ["a"], causal) == ["German: a\nEnglish:"]
+    long = " ".join(["a"] * (SOURCE_WORDS + 1))
+    assert as_read(tiny(task="summarize"), [long], reads) == [long[:-2]]
     assert as_read(tiny(task="summarize"), ["a b"], reads) == as_read(tiny(), ["a b"], causal) == ["a b"]
     assert as_read(tiny(task="summarize", template="> {text}"), ["a b"], reads) == ["> a b"]
     assert as_read(tiny(task="pronounce"), ["ab", "a b >"], causal) == ["a b >"] * 2

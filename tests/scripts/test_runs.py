@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_a_joint_run_tells_its_student_and_all_that_it_was_given(tmp_path: Path,
     other = settled(evaluate.Options((name,), task="summarize"), name)
     assert (other.task, other.teacher) == ("summarize", str(teacher))
     assert other.data is other.metric is other.template is None, "those of another task"
+
+
+def test_a_gate_is_judged_and_deployed_as_it_was_asked(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "policy.json").write_text("{}")
+    learnt = train.Options(tmp_path, env="tw_env/TranslateVerify-v0", data="de-en", chat=True, split="validation")
+    write_settings(tmp_path, record(learnt))
+    assert train.environment_arguments(learnt).items() >= {"chat": True, "split": "validation"}.items()
+    assert "--chat" in train.evaluation_of(learnt)
+    for options in (evaluate.Options((str(tmp_path),)), generate.Options(policy=str(tmp_path))):
+        told_by_run = settled(options, tmp_path)
+        assert (told_by_run.data, told_by_run.chat) == ("de-en", True)
+        assert settled(replace(options, chat=False), tmp_path).chat is False
 
 
 def test_a_joint_run_of_a_shipped_pair_keeps_its_teacher(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class TextPairs:
         self.name: str = name or (Path(source).stem if Path(source).is_file() else str(source).rpartition("/")[2])
         records = read_records(source, split, limit)
         if source_words is not None:
-            records = [record._replace(prompt=_first_words(record.prompt, source_words)) for record in records]
+            records = [record._replace(prompt=first_words(record.prompt, source_words)) for record in records]
         merged = _merge(records, str(source), seed)
         if split is not None:
             names = SHARES if records[0].split is None else (part for part, _ in merged.values())
@@ -111,7 +111,8 @@ def part_of(key: str, seed: int | str = 0, shares: Mapping[str, float] = SHARES)
     return part  # the shares add up to 1 but for rounding
 
 
-def _first_words(text: str, count: int) -> str:
+def first_words(text: str, count: int) -> str:
+    """The text, cut behind so many words."""
     words = text.split(maxsplit=count)
     return text if len(words) <= count else " ".join(words[:count])
 

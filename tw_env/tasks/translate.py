@@ -52,20 +52,26 @@ class Translate(TextPairs):
     ) -> None:
         name = str(data)
         prepared = None if Path(name).exists() else language_pair(name)
-        languages = prepared or columns_of(name)
         if prepared:
             split = split or "policy"
             data = prepared_part(name, split)
         own = f"translate-{name}" if prepared else None
         super().__init__(data, split, metric, max_new_tokens, limit, name=own, template=template)
         if template is None:
-            self.wording = wording(*languages) if languages else Wording("{text}\nTranslation:", "Translate: {text}")
+            self.wording = wording_of(name)
 
 
 def language_pair(name: str) -> tuple[str, str] | None:
     """The codes in "en-pt_BR", in their direction; None if the name is something else."""
     found = _PAIR.fullmatch(name)
     return (found[1], found[2]) if found and found[1] != found[2] else None
+
+
+def wording_of(data: str | Path) -> Wording:
+    """How a translation is asked for: in words of the two languages, where the data's name tells them."""
+    name = str(data)
+    languages = (None if Path(name).exists() else language_pair(name)) or columns_of(name)
+    return wording(*languages) if languages else Wording("{text}\nTranslation:", "Translate: {text}")
 
 
 def wording(source: str, target: str) -> Wording:
