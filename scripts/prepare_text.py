@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -35,6 +35,7 @@ from tw_env.tasks.shipped import DATA, ShippedPair
 from tw_env.tasks.text import TextPairs
 
 COPYING_RATE = 4e-3
+OF_THE_TEXTS = ("pair", "vocabulary", "limit", "seed")  # settings that a card names where they aren't the usual ones
 WATCHED = 300  # prompts of dev that a checkpoint is judged by
 
 
@@ -44,9 +45,11 @@ class TextPair(ABC):
 
     task: ClassVar[str]
     work_dir: Path | None = None
-    """Where tokenizer, checkpoints, the teacher's outputs and the models live; None takes runs/prepare-TASK."""
-    out: Path = DATA
-    """Where a pair that is fit to be shipped is copied, into TASK/student and TASK/teacher."""
+    """Where tokenizer, checkpoints, the teacher's outputs and the models live; None takes runs/prepare-TASK, with the
+    languages behind it where they aren't the usual ones."""
+    out: Path | None = None
+    """Where a pair that is fit to be shipped is copied, into TASK/student and TASK/teacher; None takes the package for
+    the pair that it comes with, and shipped/ in the work folder for other languages and where a --limit is set."""
     parts: tuple[Literal["teacher", "student", "cards", "latency"], ...] = ("teacher", "student", "cards", "latency")
     """What to make, each from those before it; cards judges both models and ships them, latency times the shipped."""
     vocabulary: int = 6144
@@ -85,9 +88,22 @@ class TextPair(ABC):
         """The name that the data were prepared under."""
 
     @property
+    def usual(self) -> bool:
+        """Whether the data are those of the pair that the package comes with."""
+        return True
+
+    @property
     def work(self) -> Path:
         """Where everything lives before it is shipped."""
-        return Path(f"runs/prepare-{self.task}") if self.work_dir is None else self.work_dir
+        if self.work_dir is not None:
+            return self.work_dir
+        return Path(f"runs/prepare-{self.task}" + ("" if self.usual else f"-{self.prepared}"))
+
+    @property
+    def shipped(self) -> ShippedPair:
+        """Where the pair is copied if it is fit for it."""
+        own = DATA if self.usual and self.limit is None else self.work / "shipped"
+        return ShippedPair((self.out or own) / self.task)
 
     def recipes(self) -> dict[str, ModelRecipe]:
         """Teacher and student."""
@@ -174,12 +190,12 @@ class TextPair(ABC):
         if found:
             print(f"not shipped, the pair stays in {self.work}: " + "; ".join(found))
             return
-        ship(self.work, self.out / self.task)
-        print(f"shipped to {self.out / self.task}")
+        ship(self.work, self.shipped.folder)
+        print(f"shipped to {self.shipped.folder}")
 
     def time(self, prompt: int) -> None:
         """Measure the shipped pair's latency table, for prompts of so many tokens; nothing where none was shipped."""
-        shipped = ShippedPair(self.out / self.task)
+        shipped = self.shipped
         if not shipped.teacher.is_dir():
             print(f"no pair in {shipped.folder}, so no latency to measure")
             return
@@ -198,7 +214,11 @@ class TextPair(ABC):
         training = self.recipes()[role].training
         wanted = f"--copying-steps {self.copying_steps} "
         wanted += f"--{role}-steps {training.steps} --{role}-decay {training.decay_steps}"
-        return f"python -m scripts.prepare {self.task} {wanted} --batch-size {self.batch_size}"
+        wanted += f" --batch-size {self.batch_size}"
+        for field in fields(self):
+            if field.name in OF_THE_TEXTS and (value := getattr(self, field.name)) != field.default:
+                wanted += f" --{field.name} {value}"
+        return f"python -m scripts.prepare {self.task} {wanted}"
 
 
 @dataclass
@@ -229,6 +249,11 @@ class Translate(TextPair):
     def prepared(self) -> str:
         """The languages."""
         return self.pair
+
+    @property
+    def usual(self) -> bool:
+        """Other languages are another pair of models."""
+        return self.pair == translate.PAIR
 
 
 @dataclass

@@ -23,6 +23,7 @@ from tw_env.costs import LatencyTable
 from tw_env.decoding.loading import load_pair
 from tw_env.tasks.metrics import CorpusScore
 from tw_env.tasks.prepared import HOME, debian_folder
+from tw_env.tasks.shipped import DATA
 from tw_env.tasks.translate import Translate as Task
 
 VOCABULARY = 600
@@ -91,7 +92,7 @@ def test_a_vocabulary_without_room_for_words_is_refused() -> None:
 
 
 def test_the_pair_is_learnt_and_shipped(made: Small, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = made.out / "translate"
+    folder = made.shipped.folder
     pair = load_pair(str(folder / "student"), str(folder / "teacher"), device="cpu")
     assert pair.encoder_decoder
     task = Task(split="test")
@@ -121,14 +122,14 @@ def test_models_begin_with_copying(made: Small, tokenizer: PreTrainedTokenizerFa
 
 
 def test_the_shipped_pair_has_its_latency(made: Small) -> None:
-    table = LatencyTable.load(made.out / "translate" / "latency.json")
+    table = LatencyTable.load(made.shipped.folder / "latency.json")
     assert table.student_prompt_ms > 0
 
 
 def test_cards_say_where_the_models_come_from(made: Small) -> None:
     meta = read_meta(debian_folder("en-it"))
     for role, taught in (("teacher", "the references"), ("student", "sequence-level distillation")):
-        card = (made.out / "translate" / role / "README.md").read_text(encoding="utf-8")
+        card = (made.shipped.folder / role / "README.md").read_text(encoding="utf-8")
         assert "no explicit licence" in card
         assert all(digest in card for digest in meta["sha256"].values())
         assert all(release in card for release in meta["releases"])
@@ -136,6 +137,17 @@ def test_cards_say_where_the_models_come_from(made: Small) -> None:
         assert f"python -m scripts.prepare translate --copying-steps 6 --{role}-steps" in card
         assert "(1.0 epochs) after 6 in which it copied the first 12 tokens" in card or role == "teacher"
         assert "copied source, test" in card
+
+
+def test_other_pairs_are_not_shipped_in_place_of_the_packages_own() -> None:
+    own = Translate()
+    assert (own.work, own.shipped.folder) == (Path("runs/prepare-translate"), DATA / "translate")
+    french, trial = Translate(pair="en-fr"), Translate(limit=100)
+    assert french.work == Path("runs/prepare-translate-en-fr")
+    assert french.shipped.folder == french.work / "shipped" / "translate"
+    assert trial.shipped.folder == trial.work / "shipped" / "translate"
+    assert Translate(out=Path("there"), limit=100).shipped.folder == Path("there/translate")
+    assert replace(french, seed=3).command("teacher").endswith("--batch-size 128 --seed 3 --pair en-fr")
 
 
 def test_work_on_other_texts_is_refused(made: Small) -> None:
