@@ -120,7 +120,7 @@ class Options:
     """Only the first so many words of each training split in joint training; None takes all."""
     joint_held: int = 2000
     """Words of them that nothing is trained on, as when told and started were made: the cut is found there."""
-    joint_tested: int | None = None
+    joint_tested: int | None = 2000
     """Only the first so many words of the test split; None takes all."""
     joint: JointConfig = field(default_factory=lambda: JointConfig(pcl=600, learning_rate=1e-3, extremes=0.12))
     """Of the last stage, `call` included; start, clone, frozen, objective and seed are set by the variant, and

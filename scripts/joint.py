@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from agents.checkpoint import drop_checkpoint
 from agents.evaluation import Row
 from agents.joint.config import JointData
-from agents.joint.deployment import MODEL, TRAINED, fit_cut, ranking, rows_of, words_alone
+from agents.joint.deployment import MODEL, TRAINED, fit_cut, ranking, rows_of
 from agents.joint.parallel import Processes
 from agents.joint.student import REASONS, asking_student
 from agents.joint.teacher import Teacher
@@ -207,7 +207,7 @@ def judge(options: Options, folder: Path, cost: TrainingCost) -> list[Row]:
     by_words = [rule for rule in rules if rule.name == TRAINED or rule.name in NUMBERLESS]
     numbered = [rule for rule in rules if rule.name not in NUMBERLESS]
     rows = rows_of(policy, env, ends, numbered, agent, config.seed, **cost.fields())
-    rows += rows_of(words_alone(policy), env, ends, by_words, f"{agent} words", config.seed, **cost.fields())
+    rows += rows_of(policy.by_words(), env, ends, by_words, f"{agent} words", config.seed, **cost.fields())
     auc = ranking(env, np.arange(min(3000, len(env.task.prompts))), 0.1, config.seed)
     return [{**row, "asking_auc": auc["ask"], "p_max_auc": auc["p_max"]} for row in rows]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from agents.joint.deployment import Told, told
+from agents.joint.deployment import TRAINED, Told, told
 from agents.joint.wording import FREE, NEVER
 from tw_env.rules import Constraint, Quantity
 
 HELD_BACK_LIMITS = (0.04, 0.08, 0.25, 0.4)  # none is trained on; the last lies beyond all that are
+HELD_BACK = "held-out phrasing"
 NUMBERLESS = ("ambiguous", "open")  # how rules are filed that name no limit
 JUDGED = (0.03, 0.05, 0.1, 0.15, 0.2)
 AMBIGUOUS = (
@@ -36,10 +37,9 @@ def judged_rules(tokenizer: PreTrainedTokenizerBase) -> list[Told]:
     tenth = Constraint(Quantity.CALLS_PER_TOKEN, 0.1)  # what wordings without a number are held against
     return [
         *(told(limit) for limit in JUDGED),
-        *(told(limit, "held-out phrasing", True) for limit in JUDGED),
+        *(told(limit, HELD_BACK, True) for limit in JUDGED),
         *(told(limit, "held-out limit") for limit in HELD_BACK_LIMITS),
-        told(NEVER),
-        told(FREE),
+        *(told(limit, name, held) for limit in (NEVER, FREE) for name, held in ((TRAINED, False), (HELD_BACK, True))),
         *(Told("ambiguous", (words,), tenth) for words in AMBIGUOUS),
         *(
             Told("open", (words,), Constraint(Quantity.CALLS_PER_TOKEN, limit))

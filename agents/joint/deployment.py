@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +53,7 @@ def fit_cut(policy: AskToken, env: Any, prompts: Sequence[int], limits: Sequence
 
     With the one number, `default`, what tells rules apart is what the student read alone. The table beside it corrects
     for what it misjudges under a limit in the words of that limit, and interpolates; without a limit the one number
-    holds, as for every rule in `words_alone`.
+    holds, as for every rule in `AskToken.by_words`.
 
     Args:
         env: an `AssistedDecodingVectorEnv` with the trained student. prompts: that nothing was trained on; each is told
@@ -96,13 +95,6 @@ def bisected(keep: Callable[[NDArray[np.float64]], Any], count: int) -> NDArray[
         kept = np.asarray(keep(middle))
         low, high = np.where(kept, low, middle), np.where(kept, middle, high)
     return high
-
-
-def words_alone(policy: AskToken) -> AskToken:
-    """The same with one cut for all rules, whatever their limits."""
-    one = copy.copy(policy)
-    one.cut = CutTable(default=policy.cut.default)
-    return one
 
 
 def rows_of(

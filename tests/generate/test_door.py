@@ -26,6 +26,7 @@ from tw_env.decoding.conventions import conventions_of
 from tw_env.generate import assisted
 from tw_env.generate.playing import Terms, find_policy, play, set_up
 from tw_env.policies import AskToken
+from tw_env.policies.cuts import CutTable
 from tw_env.rules import Constraint, Quantity
 from tw_env.schedule import Starts
 from tw_env.tasks import pronounce
@@ -213,6 +214,20 @@ def test_a_student_that_reads_rules_is_told_the_sentence_and_asks_by_itself() ->
         options={"prompts": range(6), "rules": RULE},
     )  # fmt: skip
     assert texts_of(write(pair, prompts, policy=None)) == texts, "without other words, those of the rule"
+
+
+def test_told_in_other_words_it_goes_by_them_alone() -> None:
+    pair, words = asking_pair(0.7), "a b c 3"
+    env = Watched(1, **names_of(pair), task=Letters(max_new_tokens=CAP), actions="SELF/ASK")
+    name = Quantity.CALLS_PER_TOKEN.value
+    cuts = CutTable({name: [0.1, 0.9]}, {name: [1e6, 1e6]}, default=0.0, elsewhere=0.0)
+    policy = AskToken(env.layout, env.game.spec.actions, cut=cuts)
+    assert write(pair, rule=RULE, policy=policy).calls.sum() == 0, "its cuts forbid it under every limit"
+    plain = AskToken(env.layout, env.game.spec.actions)
+    by_words = write(pair, rule=RULE, words=words, policy=policy)
+    assert by_words.calls.sum() > 0
+    assert texts_of(by_words) == texts_of(write(pair, rule=RULE, words=words, policy=plain))
+    assert write(pair, rule="never ask", words=words, policy=policy).calls.sum() == 0, "the game masks it"
 
 
 def test_a_student_is_told_no_rule_of_a_kind_that_it_never_read() -> None:

@@ -190,8 +190,7 @@ def test_ablations_are_named_on_the_command_line() -> None:
 def test_the_published_table_is_taken_up_by_the_published_command(tmp_path: Path) -> None:
     copied = tmp_path / "ablations.json"
     copied.write_bytes(Path("results/ablations.json").read_bytes())
-    others = tuple(ablation for ablation in Ablation if ablation not in JOINT_ABLATIONS)
-    options = Options(out=copied, only=others, seeds=(0,))
+    options = Options(out=copied, seeds=(0,))
     assert missing(options, Table(copied), Benches(options)) == []
 
 

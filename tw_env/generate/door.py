@@ -89,8 +89,9 @@ def assisted(
         teacher: a model, or a folder or hub id, which is loaded once per process.
         rule: a sentence or a `Constraint`, one for all rows or one each.
         words: sentences that a student which reads rules is told instead of the rule's; they need not be rules, and
-            nothing is asked of them. Without, a student that asks by itself is told no rule on a quantity that it
-            wasn't trained on (`tw_env.policies.AskToken.check_told`).
+            nothing is asked of them. A student that asks by itself then goes by them alone, the rule only keeps the
+            account (`tw_env.policies.AskToken.by_words`); without, it is told no rule on a quantity that it wasn't
+            trained on (`check_told`).
         policy: a policy or its folder, the name of a shipped one, "student", "teacher", "speculative",
             "speculative-K", "ask-token"; None for the one saved beside the student's weights, else its own ask token.
         deterministic: take the policy's likeliest actions or its calibrated cut, instead of drawing actions.
@@ -138,9 +139,12 @@ def assisted(
         end_tokens=ends,
     )
     game, player = set_up(pair, chosen, starts, terms)
-    if words is None and pair.reads_rules and isinstance(player, AskToken):
-        for one in starts.rules:
-            player.check_told(one)
+    if pair.reads_rules and isinstance(player, AskToken):
+        if words is not None:
+            player = player.by_words()
+        else:
+            for one in starts.rules:
+                player.check_told(one)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     if streamer is not None and not prompt_told:
         streamer.put(input_ids.cpu())

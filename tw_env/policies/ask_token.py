@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,13 @@ class AskToken(Policy):
                 f"{rule.quantity}: {str(rule)!r}. Word the rule by what it was trained on, or give the sentence as "
                 "words= (--words of scripts.generate): it is then read as it is, and the rule only keeps the account."
             )
+
+    def by_words(self) -> AskToken:
+        """The same with one cut for all rules, whatever their limits: what is said decides, and nothing beside it."""
+        one = copy.copy(self)
+        elsewhere = self.cut.elsewhere if self.cut.limits else None
+        one.cut = CutTable(default=self.cut.default if elsewhere is None else elsewhere)
+        return one
 
     def scores(self, observations: Observations) -> FloatArray:
         """(rows,) log-odds of calling; far below every cut where no call is allowed."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agents.joint import deployment
-from agents.joint.deployment import bisected, fit_cut, words_alone
+from agents.joint.deployment import bisected, fit_cut
 from agents.rollout import Outcomes
 from tests.policies.test_cuts import LAYOUT, observed
 from tw_env.actions import Action
@@ -47,7 +47,7 @@ def test_each_limit_is_kept_by_a_cut_of_its_own(monkeypatch: pytest.MonkeyPatch)
     assert np.mean(-2.0 + hardness > high) == pytest.approx(0.3, abs=0.01)
 
     (free,) = cuts.of(observed([math.inf]), LAYOUT)
-    alone = words_alone(policy).cut.of(observed([0.05, 0.3, math.inf]), LAYOUT)
+    alone = policy.by_words().cut.of(observed([0.05, 0.3, math.inf]), LAYOUT)
     assert np.all(alone == free), "one number for all rules, and it holds where nothing is limited"
     asked = [np.mean(mood[limit] + hardness > free) for limit in mood]
     assert np.mean(asked) == pytest.approx(np.mean(list(mood)), abs=0.01), "kept on average over the rules"
