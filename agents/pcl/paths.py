@@ -20,6 +20,8 @@ from tw_env.budget import QUANTITIES
 from tw_env.observations import Layout
 from tw_env.rules import Constraint, Quantity
 
+NEVER = Constraint(Quantity.CALLS_PER_TOKEN, 0.0)
+IDLE = 20  # short texts at most that a row which has finished its episode of a round goes on with
 FRACTION = QUANTITIES.index(Quantity.CALLS_PER_TOKEN)
 
 
@@ -252,9 +254,10 @@ class SiblingPlay:
         count = max(self.config.episodes // siblings, 1)
         self._last = generator.integers(self._prompts, size=count)
         rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in self._draw_limits(generator, count).tolist()]
+        idle = IDLE * count * siblings  # while others finish, with a text that is known: any other would be decoded
         options = {
-            "prompts": np.repeat(self._last, siblings),
-            "rules": [rule for rule in rules for _ in range(siblings)],
+            "prompts": np.concatenate([np.repeat(self._last, siblings), np.repeat(self._last[:1], idle)]),
+            "rules": [rule for rule in rules for _ in range(siblings)] + [NEVER] * idle,
         }
         self._collector.restart(seed, options=options)
         played = self._collector.collect_first(policy, count * siblings)
