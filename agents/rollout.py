@@ -212,11 +212,19 @@ class Collector:
             self._step(policy)
         return self._hand_out()
 
-    def collect_first(self, policy: Predicts, episodes: int) -> Episodes:
-        """Play with sampled actions until the first so many episodes since the restart are finished, and no others."""
-        while not all(number in self._finished for number in range(episodes)):
+    def collect_first(self, policy: Predicts, episodes: int, steps: int | None = None) -> Episodes:
+        """Play with sampled actions until the first so many episodes since the restart are finished, and no others.
+
+        Args:
+            steps: after so many those are handed out that are finished by then, at least one; None waits for all.
+        """
+        taken = 0
+        while (done := sum(number in self._finished for number in range(episodes))) < episodes:
+            if steps is not None and taken >= steps and done:
+                break
             self._step(policy)
-        return self._hand_out(np.arange(episodes))
+            taken += 1
+        return self._hand_out(np.array([number for number in range(episodes) if number in self._finished]))
 
     def _step(self, policy: Predicts) -> None:
         actions, _ = policy.predict(self.observations, deterministic=False, action_masks=self._mask)

@@ -1,7 +1,7 @@
 """Train a student together with its asking, under rules that it reads in words; resumable.
 
 python -m scripts.joint --out runs/joint
-python -m scripts.joint --out runs/joint-ask --config.call ASK --rows results/pronounce-joint.json
+python -m scripts.joint --out runs/joint-ask --config.call ASK --rows runs/joint.json
 python -m scripts.joint --out runs/joint-whole --config.call ASK --config.objective whole \
     --config.alpha 1 --config.alpha-end 1 --config.price 2 --config.price-step 0.05 --config.price-largest 10
 accelerate launch --num_processes 4 --mixed_precision bf16 -m scripts.joint --out runs/joint

@@ -14,6 +14,7 @@ from agents.evaluation import Ends, play_ends
 from agents.joint.config import JointConfig
 from agents.recording import Recorded
 from scripts import runs
+from scripts.time_tables import time_table
 from tw_env.decoding.loading import register_model
 from tw_env.settings import Settings, load_task
 from tw_env.tasks.shipped import shipped_pair
@@ -81,9 +82,10 @@ def game(options: GameOptions, split: str, model: Path, actions: str) -> Recorde
     """The game of the trained student on a split."""
     settings = settings_of(options, split)
     task = load_task(settings)
+    table = time_table(options.task, str(model), teacher_of(options))
     env = tw_env.make_vec(
         f"{tw_env.__name__}/Text-v0", options.play_rows, task=task, student=str(model), teacher=teacher_of(options),
-        actions=actions, reward="quality", device=options.device,
+        actions=actions, reward="quality", device=options.device, latency=None if table is None else table.path,
         max_new_tokens=options.max_new_tokens or task.max_new_tokens,
     )  # fmt: skip
     return Recorded(env)

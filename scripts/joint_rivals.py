@@ -1,6 +1,6 @@
 """What joint training must beat: the same student, only distilled, with calibrated thresholds in the same games.
 
-python -m scripts.joint_rivals --out runs/distilled --rows results/pronounce-joint.json --updates 4000
+python -m scripts.joint_rivals --out runs/distilled --rows runs/rivals.json
 python -m scripts.joint_rivals --out runs/told --name told --updates 0 --student runs/start/model --rows FILE
 """
 

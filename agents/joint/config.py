@@ -29,7 +29,9 @@ class JointConfig:
     """What is learnt, how long and how fast."""
 
     call: Literal["ASK", "VERIFY"] = "VERIFY"
-    """What asking does: ASK at any token, or VERIFY where the text would end."""
+    """What asking does: ASK at any token, or VERIFY where the text would end. With ASK and path consistency a call
+    behind a mistake counts as one that changes nothing: true of a metric that is lost by then, such as exact match, and
+    an approximation of all others, since in the game the teacher writes a token there, too."""
     start: int = 0
     """Updates of the supervised start; a student that was fitted before needs none."""
     clone: int = 800

@@ -10,7 +10,9 @@
     drift/      nats by which a step along the gradient of texts and marks alone, or the gate's alone, moves the mean
                 log-odds of asking, see `agents.joint.drift`
 
-Beside them stand lambda/ and violation/ of `agents.pcl.multiplier`. Nothing here moves a weight or a draw of training.
+The whole residual (`agents.joint.whole`) tells what it has of these: V as one number, and the divergence along its own
+walks. Beside them stand lambda/ and violation/ of `agents.pcl.multiplier`. Nothing here moves a weight or a draw of
+training.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ class TrainingCost:
         seconds: processor seconds of updates, of all processes; what is told to the log now and then is in them.
         updates: gradient steps.
         env_steps: steps of the game: tokens that the student wrote in its episodes, and what a cut was fitted with.
-        teacher_tokens: what the teacher read, by what for: under a data set's `fingerprint`, to write those of its
-            stored texts that were learnt from, once each, however often they were taken; under PLAY, in calls,
+        teacher_tokens: what the teacher read, by what for: under a data set's `fingerprint`, to write all
+            of its stored texts, once each, however many of them an update came to; under PLAY, in calls,
             and what scoring own walks takes. What it reads for the log alone is left out.
     """
 

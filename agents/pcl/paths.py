@@ -21,7 +21,8 @@ from tw_env.observations import Layout
 from tw_env.rules import Constraint, Quantity
 
 NEVER = Constraint(Quantity.CALLS_PER_TOKEN, 0.0)
-IDLE = 20  # short texts at most that a row which has finished its episode of a round goes on with
+PATIENCE = 4  # steps of a round, in caps on new tokens: a text that repeats itself takes hundreds of calls to mend
+SHORT = 4  # tokens of a text that is hardly ever shorter
 FRACTION = QUANTITIES.index(Quantity.CALLS_PER_TOKEN)
 
 
@@ -233,7 +234,7 @@ class SiblingPlay:
 
     def __init__(self, env: Any, config: PCLConfig, limits: Sequence[float] = ()) -> None:
         self.config, self.store = config, PathStore(env.layout, config.paths)
-        self._prompts = len(env.task.prompts)
+        self._prompts, self._cap = len(env.task.prompts), int(env.game.cap)
         self._fixed, self._range = list(limits), (0.5 * min(config.limits), max(config.limits))
         self._collector = Collector(env, config.seed)
         self._last = np.zeros(0, np.int64)  # prompts of the last round
@@ -249,18 +250,19 @@ class SiblingPlay:
             self.store.add(episodes)
 
     def play(self, policy: Predicts, generator: np.random.Generator, seed: int) -> Episodes:
-        """A round of episodes, each in order of its prompt and rule."""
+        """A round of episodes, each in order of its prompt and rule; those that take very long are left out."""
         siblings = self.config.siblings or 2
         count = max(self.config.episodes // siblings, 1)
         self._last = generator.integers(self._prompts, size=count)
         rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in self._draw_limits(generator, count).tolist()]
-        idle = IDLE * count * siblings  # while others finish, with a text that is known: any other would be decoded
+        steps = PATIENCE * self._cap
+        idle = count * siblings * steps // SHORT  # what follows is not learnt from: a known text, which nobody decodes
         options = {
             "prompts": np.concatenate([np.repeat(self._last, siblings), np.repeat(self._last[:1], idle)]),
             "rules": [rule for rule in rules for _ in range(siblings)] + [NEVER] * idle,
         }
         self._collector.restart(seed, options=options)
-        played = self._collector.collect_first(policy, count * siblings)
+        played = self._collector.collect_first(policy, count * siblings, steps)
         self.store.add(played)
         return played
 
