@@ -81,6 +81,16 @@ def test_each_episode_is_handed_out_once_and_whole() -> None:
         assert np.diff(part.starts).tolist() == part.observations[part.starts[:-1], 0].tolist()  # tells the length
 
 
+@pytest.mark.parametrize(("steps", "longest"), [(None, 9), (4, 4), (1, 1)])
+def test_the_first_episodes_are_waited_for_as_long_as_is_wanted(steps: int | None, longest: int) -> None:
+    collector = Collector(Lengths(64), 0)
+    lengths = collector.observations[:, 0].astype(int)  # of the first episodes
+    found = collector.collect_first(Left(), 64, steps)
+    assert np.diff(found.starts).tolist() == [length for length in lengths if length <= longest]
+    alone = next(one for one in (Collector(Lengths(1), seed) for seed in range(20)) if one.observations[0, 0] > 1)
+    assert len(alone.collect_first(Left(), 1, 1)) == 1, "at least one is waited for"
+
+
 def test_episodes_come_back_from_a_file(tmp_path: Path) -> None:
     episodes = collected()
     episodes.save(tmp_path / "deep" / "episodes.npz")
