@@ -26,11 +26,13 @@ FAMILIES: dict[str, tf.PreTrainedConfig] = {
         **{**BART, "pad_token_id": 12, "eos_token_id": 0, "bos_token_id": None}, decoder_start_token_id=12,
         forced_eos_token_id=0, scale_embedding=True,
     ),
+    "m2m_100": tf.M2M100Config(**BART, decoder_start_token_id=2, scale_embedding=True),
     "pegasus": tf.PegasusConfig(**{**BART, "pad_token_id": 0, "eos_token_id": 1}, decoder_start_token_id=0),
 }  # fmt: skip
 CONVENTIONS: dict[str, dict[str, object]] = {  # of their generation configs
     "bart": {"forced_bos_token_id": 0},
     "mbart": {"forced_bos_token_id": 12},
+    "m2m_100": {"forced_bos_token_id": 12},
     "marian": {"bad_words_ids": [[12]]},
 }
 MAIN = ("t5", "mt5", "bart", "marian")

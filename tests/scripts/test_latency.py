@@ -216,6 +216,26 @@ def test_a_small_run_writes_a_row_for_each_policy_and_rule(tmp_path: Path, capsy
         main(Options(task="translate", out=tmp_path, redraw=True))
 
 
+def test_a_pair_with_encoders_is_measured_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "talks-en-it.jsonl"
+    records = [
+        {"prompt": word, "reference": word + " a", "split": ("policy", "test")[place % 2]}
+        for place, word in enumerate(WORDS)
+    ]
+    data.write_text("\n".join(json.dumps(record) for record in records))
+    main(
+        Options(
+            task="translate", out=tmp_path, data=str(data), prompts=12, timed=3, rounds=1, calibration=12, drafted=2,
+            draft=(2,), accept=(), limit=(0.2,), rows=8, max_new_tokens=CAP, side_by_side=(4,),
+            **names_of(source_pair("t5")),
+        )
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "latency-translate.json").read_text())
+    assert {row["policy"] for row in rows} >= {"oracle", "p-max", "assisted-2", "generate-teacher"}
+    assert all(row["table"]["teacher_prompt_ms"] >= 0 < row["table"]["student_prompt_ms"] for row in rows)
+    assert "prompts differ in text or calls" in capsys.readouterr().out
+
+
 def test_the_gate_and_both_models_alone_are_named_in_the_picture() -> None:
     axes = Figure().subplots()
     rows = read_rows(Path("results/latency-translate.json"))  # whose task is called by its languages
