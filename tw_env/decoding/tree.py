@@ -197,12 +197,15 @@ class RememberedTexts(LiveTexts):
         self._check_generation()
         selected = self._all if rows is None else rows
         node = self._path[selected, self.length[selected]]
-        new = ~self.memory.known[node, STUDENT]
-        if new.any():
-            super().look(selected[new])
-            self.memory.view[node[new]] = self.view[selected[new]]
-            self.memory.extras[node[new]] = self.extras[selected[new]]
-            self.memory.known[node[new], STUDENT] = True
+        if not self.memory.known[node, STUDENT].all():
+            unknown = np.flatnonzero(~self.memory.known[node, STUDENT])
+            _, first = np.unique(node[unknown], return_index=True)  # of rows with one text, one reads it
+            reading = unknown[np.sort(first)]
+            fresh, readers = node[reading], selected[reading]
+            super().look(readers)
+            self.memory.view[fresh] = self.view[readers]
+            self.memory.extras[fresh] = self.extras[readers]
+            self.memory.known[fresh, STUDENT] = True
         self._show(selected, self.memory.view[node])
         if self.extras.shape[1]:
             self.extras[selected] = self.memory.extras[node]
@@ -217,7 +220,9 @@ class RememberedTexts(LiveTexts):
         node = self._path[owner, place]
         new = ~self.memory.known[node, TEACHER]
         if new.any():
-            self._ask_teacher(np.unique(owner[new]))
+            asking = np.unique(owner[new])
+            _, first = np.unique(self._path[asking, self.length[asking]], return_index=True)
+            self._ask_teacher(asking[np.sort(first)])  # of rows with one text, one
         self._recall(owner, place, node)
         self._judged[selected] = length + 1
 
