@@ -300,7 +300,8 @@ def play_prompts(
     if hasattr(policy, "seed"):
         policy.seed(seed)
     told = {} if words is None else {"words": words}
-    observations, infos = env.reset(seed=seed, options={"prompts": prompts, "rules": rules, **told})
+    options = {"prompts": prompts, "rules": rules, **told} | ({"afterwards": prompts[0]} if len(prompts) else {})
+    observations, infos = env.reset(seed=seed, options=options)
     count, rows = len(prompts), env.num_envs
     number = np.arange(rows)  # which prompt each row plays; from `count` on, fillers
     results = {name: np.zeros(count) for name in (*OF_EPISODES, "returns")}

@@ -28,6 +28,20 @@ def test_draws_come_from_each_rows_own_generator() -> None:
     assert together.student_ids is None
 
 
+def test_what_follows_a_list_may_be_one_text_under_the_rule_never() -> None:
+    schedule = Schedule(PROMPTS, "at most 3 calls")
+    schedule.follow({"prompts": [2, 1], "rules": "at most 2 calls", "afterwards": 0})
+    first = schedule.next(generators(4))
+    assert first.prompts.tolist() == [2, 1, 0, 0]
+    assert [rule.limit for rule in first.rules] == [2, 2, 0, 0]
+    assert schedule.next(generators(4)).prompts.tolist() == [0] * 4
+    schedule.follow({"prompts": [0]})
+    after = schedule.next(generators(4))
+    assert [rule.limit for rule in after.rules] == [3] * 4, "until the next reset"
+    with pytest.raises(ValueError, match="prompt indices from 0"):
+        schedule.follow({"afterwards": len(PROMPTS)})
+
+
 def test_options_are_followed_and_then_draws_go_on() -> None:
     schedule = Schedule(PROMPTS, "at most 2 calls")
     schedule.follow({"prompts": [2, 0, 1], "rules": ["never ask", "at most 1 call", "at most 10% of the tokens"]})
@@ -49,7 +63,7 @@ def test_one_rule_serves_all_prompts_and_sampled_rules_repeat() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": [0]}, "'prompts', 'rules' and 'words', got prompt"),
+        ({"prompt": [0]}, "'prompts', 'rules', 'words' and 'afterwards', got prompt"),
         ({"prompts": [3]}, "indices from 0 to 2, got 3"),
         ({"prompts": [-1]}, "indices from 0 to 2, got -1"),
         ({"prompts": [0, 1, 2], "rules": RULES}, "each of the 3 prompts, got 2"),

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tw_env.decoding.reading import RuleReader
-from tw_env.rules import Constraint, paraphrases, parse, sample
+from tw_env.rules import Constraint, Quantity, paraphrases, parse, sample
 
 RuleLike = str | Constraint
 SAMPLE = "sample"
+NEVER = Constraint(Quantity.CALLS_PER_TOKEN, 0.0)
 
 
 class Rule(NamedTuple):
@@ -20,6 +21,9 @@ class Rule(NamedTuple):
 
     constraint: Constraint
     words: str | None
+
+
+FILLING = Rule(NEVER, NEVER.text)  # of episodes behind a list that nobody waits for
 
 
 class Starts(NamedTuple):
@@ -72,6 +76,7 @@ class Schedule:
         self.rules = read_rules(rule)
         self._queue: list[int] = []
         self._queued_rules: list[Rule] = []
+        self._filler: int | None = None
 
     def follow(self, options: Mapping[str, Any] | None) -> None:
         """Take the order of the next episodes from a reset's `options`.
@@ -81,17 +86,22 @@ class Schedule:
             rules: as many rules beside them, or one for all; without it they are drawn.
             words: as many sentences, or one for all, that a student which reads rules is told instead of the rule's
                 own words. They need not be rules: the game keeps to `rules`.
-        When the list is used up, prompts are drawn at random again.
+            afterwards: index of a prompt that all episodes behind the list get, under the rule "never", which costs
+                next to nothing once it was played.
+        Without it, prompts are drawn at random again when the list is used up.
 
         Raises:
             ValueError: unknown options, indices out of range, or lists whose lengths differ.
         """
         options = options or {}
-        unknown = sorted(set(options) - {"prompts", "rules", "words"})
+        unknown = sorted(set(options) - {"prompts", "rules", "words", "afterwards"})
         if unknown:
-            raise ValueError(f"Expected reset options 'prompts', 'rules' and 'words', got {', '.join(unknown)}.")
+            raise ValueError(
+                f"Expected reset options 'prompts', 'rules', 'words' and 'afterwards', got {', '.join(unknown)}."
+            )
         queue = [int(index) for index in np.atleast_1d(np.asarray(options.get("prompts", []), np.int64))]
-        for index in queue:
+        filler = options.get("afterwards")
+        for index in queue if filler is None else [*queue, int(filler)]:
             if not 0 <= index < len(self.prompts):
                 raise ValueError(f"Expected prompt indices from 0 to {len(self.prompts) - 1}, got {index}.")
         if "rules" in options and not queue:
@@ -104,13 +114,17 @@ class Schedule:
                 raise ValueError("Expected reset options 'prompts' and 'rules' beside 'words', got neither or one.")
             rules = [Rule(rule.constraint, sentence) for rule, sentence in zip(rules, said, strict=True)]
         self._queue, self._queued_rules = queue[::-1], rules[::-1]
+        self._filler = None if filler is None else int(filler)
 
     def next(self, generators: Sequence[np.random.Generator]) -> Starts:
         """A prompt and a rule for each of these rows, in their order."""
         prompts, rules, told = [], [], []
         for generator in generators:
-            prompts.append(self._queue.pop() if self._queue else int(generator.random() * len(self.prompts)))
-            rule = self._queued_rules.pop() if self._queued_rules else self._draw_rule(generator)
+            filling = not self._queue and self._filler is not None
+            prompts.append(self._queue.pop() if self._queue else self._draw_prompt(generator))
+            rule = (
+                FILLING if filling else self._queued_rules.pop() if self._queued_rules else self._draw_rule(generator)
+            )
             rules.append(rule.constraint)
             if self.reader is not None:
                 told.append(self.reader.before(rule.words or _worded(rule.constraint, generator), self._ids(prompts)))
@@ -119,6 +133,9 @@ class Schedule:
 
     def _ids(self, prompts: list[int]) -> Sequence[int]:
         return self.prompts[prompts[-1]]
+
+    def _draw_prompt(self, generator: np.random.Generator) -> int:
+        return int(generator.random() * len(self.prompts)) if self._filler is None else self._filler
 
     def _draw_rule(self, generator: np.random.Generator) -> Rule:
         if not self.rules:

@@ -20,9 +20,7 @@ from tw_env.budget import QUANTITIES
 from tw_env.observations import Layout
 from tw_env.rules import Constraint, Quantity
 
-NEVER = Constraint(Quantity.CALLS_PER_TOKEN, 0.0)
 PATIENCE = 4  # steps of a round, in caps on new tokens: a text that repeats itself takes hundreds of calls to mend
-SHORT = 4  # tokens of a text that is hardly ever shorter
 FRACTION = QUANTITIES.index(Quantity.CALLS_PER_TOKEN)
 
 
@@ -255,14 +253,12 @@ class SiblingPlay:
         count = max(self.config.episodes // siblings, 1)
         self._last = generator.integers(self._prompts, size=count)
         rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in self._draw_limits(generator, count).tolist()]
-        steps = PATIENCE * self._cap
-        idle = count * siblings * steps // SHORT  # what follows is not learnt from: a known text, which nobody decodes
         options = {
-            "prompts": np.concatenate([np.repeat(self._last, siblings), np.repeat(self._last[:1], idle)]),
-            "rules": [rule for rule in rules for _ in range(siblings)] + [NEVER] * idle,
-        }
+            "prompts": np.repeat(self._last, siblings), "rules": [rule for rule in rules for _ in range(siblings)],
+            "afterwards": self._last[0],
+        }  # fmt: skip
         self._collector.restart(seed, options=options)
-        played = self._collector.collect_first(policy, count * siblings, steps)
+        played = self._collector.collect_first(policy, count * siblings, PATIENCE * self._cap)
         self.store.add(played)
         return played
 
