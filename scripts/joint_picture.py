@@ -179,10 +179,10 @@ def _dress(ax: Axes, game: str) -> None:
     ink = "#1c1c1c"
     ax.set(title=GAMES.get(game, game), xlabel="teacher calls per written token  (cheaper \N{LEFTWARDS ARROW})")
     percents(ax.xaxis)
-    for level, words in ((1, "teacher alone"), (0, "student of the original pair, alone")):
+    for level, words, side in ((1, "teacher alone", 0), (0, "student of the original pair, alone", 1)):  # free sides
         ax.axhline(level, color=ink, linewidth=1, linestyle=(0, (1, 3)))
-        ax.annotate(words, (1, level), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                    fontsize=8.5, color=ink, ha="right")  # fmt: skip
+        ax.annotate(words, (side, level), (2 - 4 * side, 3), xycoords=("axes fraction", "data"), fontsize=8.5,
+                    textcoords="offset points", color=ink, ha=("left", "right")[side])  # fmt: skip
 
 
 def main(options: Options) -> None:
