@@ -122,7 +122,7 @@ class Options:
     @property
     def setting(self) -> Setting:
         """What all runs share."""
-        arguments: dict[str, Any] = {"device": self.device, "chat": self.chat}
+        arguments: dict[str, Any] = {"device": self.device} | ({"chat": True} if self.chat else {})
         for name in ("student", "teacher", "data", "metric", "template", "max_new_tokens"):
             if (value := getattr(self, name)) is not None:
                 arguments[name] = value

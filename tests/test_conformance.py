@@ -234,7 +234,7 @@ class TestResetOptions:
         ("options", "message"),
         [
             ({"prompts": [4]}, "from 0 to 3, got 4"),
-            ({"prompt": [1]}, "'prompts', 'rules' and 'words', got prompt"),
+            ({"prompt": [1]}, "'prompts', 'rules', 'words' and 'afterwards', got prompt"),
             ({"prompts": [1, 2, 3], "rules": ["never", "at most 2 calls"]}, "each of the 3 prompts, got 2"),
         ],
     )

@@ -91,12 +91,13 @@ def _candidates(policy: Scored, env: AssistedDecodingVectorEnv, prompts: NDArray
     """
     policy.cut = CutTable(default=NEVER)
     seen: list[FloatArray] = []
+    limit = env.game.layout["limit"].start
 
     class Listening:
-        """Plays the policy and writes down its scores."""
+        """Plays the policy and writes down its scores, but for rows that only wait: their rule is "never"."""
 
         def predict(self, observation: NDArray[np.float32], *args: object, **kwargs: object) -> tuple[object, None]:
-            seen.append(policy.scores(observation))
+            seen.append(policy.scores(observation)[observation[:, limit] > 0])
             return np.zeros(len(observation), np.int64), None
 
     play_prompts(env, Listening(), prompts[:1500], "ask the teacher for at most 10% of the tokens", seed, True)

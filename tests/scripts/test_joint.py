@@ -22,7 +22,7 @@ SHORT = (
 def test_two_processes_train_and_the_main_one_writes(tmp_path: Path) -> None:
     out = tmp_path / "run"
     printed = launch(tmp_path / "home", "scripts.joint", "--out", str(out), *SHORT.split())
-    assert printed.count("writing the teacher's texts") == 1
+    assert printed.count("the teacher's texts are written to") == 1
     assert printed.count("policy written to") == 1
     assert AskToken.read(out / "model").kind
     assert (out / "checkpoint.pt").is_file()
