@@ -12,7 +12,7 @@ from agents.evaluation import FREE, NEVER, play
 from tw_env.policies import student_alone, teacher_alone
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
-#: Arguments of the environment that the gate learns in: what it is judged by, and every rule.
+#: Arguments of the environment that the gate learns in: what it is judged by, and any share of the tokens.
 ENVIRONMENT = {"reward": "quality", "rule": "sample"}
 USUAL_GAP = 0.031  # teacher's quality less the student's for a token that is written, of the pair that settings are for
 NEARLY = 2.0  # times; a gap that is so near leaves rewards as they are
@@ -29,15 +29,16 @@ def learning_env(id_: str, rows: int, **settings: Any) -> AssistedDecodingVector
     stay as they are. Playing both ends is not counted as training.
 
     Args:
-        settings: of the environment; those of `ENVIRONMENT` are given here.
+        settings: of the environment; those of `ENVIRONMENT` are given here, but for other rules than any share.
     """
-    env = tw_env.make_vec(id_, rows, **{**settings, **ENVIRONMENT})
+    settings = {**settings, **ENVIRONMENT, "rule": settings.get("rule", ENVIRONMENT["rule"])}
+    env = tw_env.make_vec(id_, rows, **settings)
     if settings.get("student") is None and env.task.name == "pronounce":
         return env
     scale = reward_scale(env)
     if scale == 1.0:
         return env
-    return tw_env.make_vec(id_, rows, **{**settings, **ENVIRONMENT, "reward": {"quality": scale}})
+    return tw_env.make_vec(id_, rows, **{**settings, "reward": {"quality": scale}})
 
 
 def reward_scale(env: AssistedDecodingVectorEnv) -> float:

@@ -2,6 +2,7 @@
 
 python -m scripts.train --out runs/gate
 python -m scripts.train --out runs/gate --resume
+python -m scripts.train --out runs/timed --rule "at most 25 ms per output" "at most 35 ms per output"
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from scripts.runs import POLICY, SETTINGS, located, record, task_of, write_setti
 
 OF_THE_GAME = (  # what a run can't change
     "env", "student", "teacher", "data", "metric", "template", "chat", "split", "rows", "actions", "hidden", "limit",
-    "max_new_tokens",
+    "max_new_tokens", "rule", "latency",
 )  # fmt: skip
 SHOWN = "demonstrations", "exploration"  # settings of the recipe: episodes that learning begins with
 
@@ -53,6 +54,12 @@ class Options:
     """What models read, with {text} where the text goes; None leaves the wording to the task."""
     chat: bool = False
     """Write each prompt as a user's turn in the tokenizer's chat template."""
+    rule: tuple[str, ...] = ()
+    """What the gate learns to keep: soft limits on one quantity, such as "at most 30 ms per output"; the policy keeps
+    any between the least and the largest of them. None takes every share of the tokens."""
+    latency: str | None = None
+    """JSON file with a latency table, by which time is modelled; None takes that of the pair that ships, if it plays.
+    `tw_env.decoding.latency.measure` makes one."""
     rows: int = 512
     """Rows of the batched game."""
     actions: str | None = None
@@ -78,9 +85,11 @@ def environment_arguments(options: Options) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "device": options.device, "hidden": options.hidden, "chat": options.chat, "split": options.split,
     }  # fmt: skip
-    for name in ("student", "teacher", "data", "metric", "template", "actions", "limit", "max_new_tokens"):
+    for name in ("student", "teacher", "data", "metric", "template", "actions", "limit", "max_new_tokens", "latency"):
         if (value := getattr(options, name)) is not None:
             arguments[name] = value
+    if options.rule:
+        arguments["rule"] = list(options.rule)
     return arguments
 
 
@@ -93,7 +102,7 @@ def check_resumed(options: Options) -> None:
     path = options.out / SETTINGS
     if not options.resume or not path.is_file():
         return
-    older: dict[str, Any] = {"split": "policy", "chat": False}  # what runs did before these could be set
+    older: dict[str, Any] = {"split": "policy", "chat": False, "rule": []}  # what runs did before these could be set
     before, now = older | located(json.loads(path.read_text())), record(options)
     for settings in (before, now):
         for name in SHOWN:
@@ -110,8 +119,8 @@ def check_resumed(options: Options) -> None:
 def evaluation_of(options: Options) -> str:
     """The command that judges the trained policy on the pair and the task that it learned on."""
     command = ["python", "-m", "scripts.evaluate", "--policy", str(options.out / POLICY)]
-    command += ["--rule", "ask for at most 10% of the tokens"]
-    for name in ("student", "teacher", "data", "metric", "template"):
+    command += ["--rule", *(options.rule or ("ask for at most 10% of the tokens",))]
+    for name in ("student", "teacher", "data", "metric", "template", "latency"):
         if (value := getattr(options, name)) is not None:
             command += [f"--{name}", value]
     if options.chat:

@@ -102,7 +102,7 @@ class Budget:
             most_calls = np.floor(limit)
         elif fraction:
             most_calls = max(1, np.floor(limit * self.cap + 1e-9))
-        unit = self._call_cost(quantity)
+        unit = self.call_cost(constraint.quantity)
         allowed = 0.0 if quantity == FRACTION or free else limit
         numbers = quantity, limit if fraction else 0.0, most_calls, unit, allowed
         relative = min(limit / (1.0 if quantity == FRACTION else self.cap * unit), 1.0)
@@ -110,12 +110,12 @@ class Budget:
         self._flags = np.column_stack([self._flags, (free, hard)])
         self._rules = np.vstack([self._rules, [*(np.arange(len(QUANTITIES)) == quantity), relative]])
 
-    def _call_cost(self, quantity: int) -> float:
-        """What a call that reads one token costs."""
+    def call_cost(self, quantity: Quantity) -> float:
+        """What a call that reads one token costs, in the quantity's unit."""
         one, yes = np.ones(1, np.int64), np.ones(1, bool)
-        if quantity == LATENCY and self.costs.latency is not None:
+        if quantity == Quantity.LATENCY_MS and self.costs.latency is not None:
             return max(float(self.costs.latency.call(one)[0]), 1e-9)
-        if quantity == PRICE and self.costs.prices is not None:
+        if quantity == Quantity.PRICE and self.costs.prices is not None:
             return max(float(self.costs.money(yes, one)[0]), 1e-9)
         return 1.0
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from agents.base import Agent
 from agents.baselines.lagrangian import Log, check_limit
+from agents.limits import soft_limits
 from agents.pcl import losses
-from agents.pcl.agent import describe, settled, soft_limits
+from agents.pcl.agent import describe, settled
 from agents.pcl.config import PCLConfig
 from agents.pcl.learner import Learner, follow
 from agents.pcl.paths import SiblingPlay
@@ -77,7 +78,7 @@ class ActorCritic(Agent):
             raise ValueError("Expected whole_text=False: the actor-critic learns from single states. Got True.")
         self._learner = Learner(replace(config, alpha=1.0, alpha_final=1.0), layout, actions, valued=True)
         self._generator = np.random.default_rng(config.seed)
-        self._siblings = SiblingPlay(env, config, soft_limits(env) or ()) if config.siblings else None
+        self._siblings = SiblingPlay(env, config, soft_limits(env)) if config.siblings else None
         self._collector = Collector(env, config.seed)
         self._learner.standardise(self._play(config.seed).observations)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.limits import Limited, limited
 from agents.rollout import Predicts, play_prompts
 from tw_env.policies.cuts import ALWAYS, NEVER, CutTable
-from tw_env.rules import Constraint, Quantity
+from tw_env.rules import Quantity
 from tw_env.vector_env import AssistedDecodingVectorEnv
 
 FloatArray = NDArray[np.float64]
@@ -34,7 +35,9 @@ class CalibrationConfig:
     limits: tuple[float, ...] = (
         0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9,
     )  # fmt: skip
-    """Limits on calls per token; rules in between are interpolated."""
+    """Limits; rules in between are interpolated."""
+    quantity: Quantity = Quantity.CALLS_PER_TOKEN
+    """What they limit."""
     prompts: int = 2500
     """Prompts of the policy split that are played for each limit."""
     rounds: int = 10
@@ -64,27 +67,30 @@ def calibrate(
     generator = np.random.default_rng(config.seed)
     available = len(env.task.prompts)
     prompts = generator.permutation(available)[: config.prompts]
-    candidates = _candidates(policy, env, prompts, config.seed)
-    low = np.zeros(len(config.limits), int)  # spends too much, or is the lowest there is
-    high = np.full(len(config.limits), len(candidates) - 1)  # keeps the limit
-    low_keeps = _keeps(policy, env, prompts, config, candidates[low])
+    limits = limited(env, config.quantity, config.limits)
+    candidates = _candidates(policy, env, prompts, limits, config.seed)
+    low = np.zeros(len(limits.limits), int)  # spends too much, or is the lowest there is
+    high = np.full(len(limits.limits), len(candidates) - 1)  # keeps the limit
+    low_keeps = _keeps(policy, env, prompts, limits, config.seed, candidates[low])
     high = np.where(low_keeps, low, high)
     for done in range(config.rounds):
         middle = (low + high) // 2
-        keeps = _keeps(policy, env, prompts, config, candidates[middle])
+        keeps = _keeps(policy, env, prompts, limits, config.seed, candidates[middle])
         high, low = np.where(keeps, middle, high), np.where(keeps, low, middle)
         if progress is not None:
             progress(done + 1)
-    policy.cut = _table(config.limits, candidates[high])
+    policy.cut = _table(limits, candidates[high])
     return policy.cut
 
 
-def _table(limits: Sequence[float], cuts: FloatArray) -> CutTable:
-    name = Quantity.CALLS_PER_TOKEN.value
-    return CutTable(limits={name: list(limits)}, cuts={name: [float(cut) for cut in cuts]})
+def _table(limits: Limited, cuts: FloatArray) -> CutTable:
+    name, seen = limits.quantity.value, limits.seen(np.array(limits.limits))
+    return CutTable(limits={name: seen.tolist()}, cuts={name: [float(cut) for cut in cuts]})
 
 
-def _candidates(policy: Scored, env: AssistedDecodingVectorEnv, prompts: NDArray[np.int64], seed: int) -> FloatArray:
+def _candidates(
+    policy: Scored, env: AssistedDecodingVectorEnv, prompts: NDArray[np.int64], limits: Limited, seed: int
+) -> FloatArray:
     """Rising cuts: quantiles of the scores seen while the student writes alone, and one above all of them.
 
     That one is not `NEVER`, for cuts of rules between two limits are interpolated.
@@ -100,7 +106,8 @@ def _candidates(policy: Scored, env: AssistedDecodingVectorEnv, prompts: NDArray
             seen.append(policy.scores(observation)[observation[:, limit] > 0])
             return np.zeros(len(observation), np.int64), None
 
-    play_prompts(env, Listening(), prompts[:1500], "ask the teacher for at most 10% of the tokens", seed, True)
+    usual = limits.constraint(0.1 if limits.share else limits.limits[len(limits.limits) // 2])
+    play_prompts(env, Listening(), prompts[:1500], usual, seed, True)
     scores = np.concatenate(seen)
     scores = scores[(scores > ALWAYS) & (scores < NEVER)]
     beyond = scores.max() + 0.05 * (1.0 + scores.std())
@@ -111,14 +118,15 @@ def _keeps(
     policy: Scored,
     env: AssistedDecodingVectorEnv,
     prompts: NDArray[np.int64],
-    config: CalibrationConfig,
+    limits: Limited,
+    seed: int,
     cuts: FloatArray,
 ) -> NDArray[np.bool_]:
     """(limits,) whether the policy with these cuts, one a limit, spends no more than is allowed."""
-    policy.cut = _table(config.limits, cuts)
-    rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in config.limits]
+    policy.cut = _table(limits, cuts)
+    rules = [limits.constraint(limit) for limit in limits.limits]
     outcomes = play_prompts(
-        env, policy, np.tile(prompts, len(rules)), np.repeat(np.array(rules, object), len(prompts)), config.seed, True
+        env, policy, np.tile(prompts, len(rules)), np.repeat(np.array(rules, object), len(prompts)), seed, True
     )
     excess = (outcomes.spent - outcomes.allowed).reshape(len(rules), -1).mean(axis=1)
     return excess <= 0

@@ -7,9 +7,8 @@ networks. See `agents.pcl.losses` for the residuals.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from gymnasium.vector import VectorEnv
 
 from agents.base import Agent
 from agents.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
+from agents.limits import soft_limits
 from agents.pcl.config import PCLConfig
 from agents.pcl.learner import ONLY_LIMIT, Learner, Part
 from agents.pcl.paths import SiblingPlay
@@ -29,8 +29,6 @@ from tw_env.decoding.texts import LiveTexts
 from tw_env.decoding.tree import RememberedTexts
 from tw_env.observations import Feature, Layout
 from tw_env.policies import Gate
-from tw_env.rules import Quantity
-from tw_env.schedule import read_rules
 
 __all__ = ["ONLY_LIMIT", "PCL", "Log", "PCLConfig", "describe", "settled"]
 
@@ -104,11 +102,11 @@ class PCL(Agent):
         layout, actions, _ = describe(env)
         game = getattr(env, "game", None)
         self._texts: LiveTexts | None = None if game is None else game.texts
-        limits, config = soft_limits(env), settled(self.config, env)
+        config = settled(self.config, env)
         self.learner = Learner(config, layout, actions)
         self.policy = self.learner.policy
         self._generator = np.random.default_rng(config.seed)
-        self._siblings = SiblingPlay(env, config, limits or ()) if config.siblings else None
+        self._siblings = SiblingPlay(env, config, soft_limits(env)) if config.siblings else None
         self._replay, self._demonstrations = Replay(config.capacity), demonstrations
         if self._siblings is not None:
             self._siblings.demonstrate(demonstrations)
@@ -192,18 +190,11 @@ class PCL(Agent):
 def settled(config: PCLConfig, env: VectorEnv) -> PCLConfig:
     """The configuration with a value for what this environment decides, see `PCLConfig.settled`."""
     _, actions, sampling = describe(env)
-    return config.settled(hasattr(env, "game"), sampling, Action.VERIFY in actions, soft_limits(env) is not None)
-
-
-def soft_limits(env: VectorEnv) -> list[float] | None:
-    """The limits of the game's rules if all are soft and on calls per token, none for "sample"; None otherwise."""
-    settings = getattr(env.unwrapped, "settings", None)
-    if settings is None or settings.hard:
-        return None
-    rules = [rule.constraint for rule in read_rules(settings.rule)]
-    if any(rule.quantity != Quantity.CALLS_PER_TOKEN or rule.hard or math.isinf(rule.limit) for rule in rules):
-        return None
-    return [rule.limit for rule in rules]
+    limited = soft_limits(env)
+    found = config.settled(hasattr(env, "game"), sampling, Action.VERIFY in actions, limited)
+    if limited is None or limited.share:
+        return found
+    return replace(found, limits=tuple(limited.seen(np.array(limited.limits)).tolist()))
 
 
 def describe(env: VectorEnv) -> tuple[Layout, tuple[Any, ...], bool]:

@@ -6,6 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agents.limits import Limited
+from tw_env.rules import Quantity
+
+SHARES = Limited()  # any share of the tokens
+
 
 @dataclass(frozen=True)
 class PCLConfig:
@@ -28,7 +33,7 @@ class PCLConfig:
     siblings: int | None = None
     """Episodes of each prompt under one rule. Their whole-path residuals share V of the first state, which is their
     mean then and no network; every path is told anew under other limits. 0 for V_R and V_C as networks; None takes 8
-    in a greedy game whose rules are soft limits on calls per token, 0 elsewhere."""
+    in a greedy game whose rules are soft limits on one quantity, 0 elsewhere."""
     prompts: int = 64
     """With siblings: prompts a gradient step. (`batch`, `replayed`, `demonstrated`, `capacity`, `value_lr`,
     `path_lengths` and `lag` are for V as networks.)"""
@@ -54,13 +59,15 @@ class PCLConfig:
     """Whether the gate reads all states of the text (a recurrent network) instead of the last one."""
     at_end: bool | None = None
     """Whether the gate calls only where the text would end. None: in games with VERIFY, where one call then settles all
-    that was written; elsewhere every token is one more decision whose noise may call in vain."""
+    that was written; elsewhere every token is one more decision whose noise may call in vain. But not where rules limit
+    time: what such a call drops is written again."""
     dropout: float = 0.0
     """With siblings: share of inputs and of the last layer's units left out in training the gate."""
     initial_rate: float = 0.1
     """P(any action but the first) of the untrained gate; in the game P(call), near what the rules allow."""
     limits: tuple[float, ...] = (0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
-    """Grid of the multiplier, in the observation's unit of the limit."""
+    """Grid of the multiplier, in the observation's unit of the limit; under rules on something else than a share of the
+    tokens it is those rules."""
     limit: float | None = None
     """The limit on E[sum of costs] in environments whose observations name no rule."""
     multiplier_step: float = 0.02
@@ -105,27 +112,30 @@ class PCLConfig:
         }  # fmt: skip
         return cls(limit=limit, **{**given, **settings})
 
-    def settled(self, in_game: bool, sampling: bool, verifies: bool = False, soft_fractions: bool = True) -> PCLConfig:
+    def settled(
+        self, in_game: bool, sampling: bool, verifies: bool = False, limited: Limited | None = SHARES
+    ) -> PCLConfig:
         """With a value for what the environment decides.
 
         Args:
             in_game: whether it is this project's game. sampling: whether its actions lead to random states.
-            verifies: whether VERIFY is among them. soft_fractions: whether all of its rules are soft limits on calls
-                per token, under which a path can be told anew.
+            verifies: whether VERIFY is among them. limited: what its rules limit, if all are soft and on one quantity,
+                so that a path can be told anew under others.
         """
-        repeats = in_game and not sampling and soft_fractions
+        repeats = in_game and not sampling and limited is not None
         siblings = (8 if repeats else 0) if self.siblings is None else self.siblings
         if siblings == 1 or (siblings and not repeats):
             raise ValueError(
                 "Expected siblings=0, or at least 2 in a greedy game of this project whose rules are soft limits on "
-                f"calls per token (a path can't be told anew elsewhere); got {siblings}."
+                f"one quantity (a path can't be told anew elsewhere); got {siblings}."
             )
         if not in_game and (self.whole_text or self.at_end):
             raise ValueError("Expected whole_text and at_end to be left alone outside this project's game, got True.")
+        timed = limited is not None and limited.quantity == Quantity.LATENCY_MS
         return replace(
             self,
             siblings=siblings,
-            at_end=(verifies and siblings > 0) if self.at_end is None else self.at_end,
+            at_end=(verifies and siblings > 0 and not timed) if self.at_end is None else self.at_end,
             bootstrap=in_game if self.bootstrap is None else self.bootstrap,
             stochastic=sampling if self.stochastic is None else self.stochastic,
         )

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from agents.baselines.calibration import CalibrationConfig
 from agents.pcl.agent import PCL, Log
-from agents.pcl.config import PCLConfig
+from agents.pcl.config import SHARES, PCLConfig
 from agents.pcl.counterfactual import LoggedPaths
 from agents.pcl.learner import Learner, Part, follow
 from agents.pcl.logged import LoggedPlay
@@ -117,7 +117,7 @@ def learn_offline(play: LoggedPlay, config: OfflineConfig | None = None, log: Lo
         raise ValueError("Expected whole_text=False: offline, gates are judged at single states. Got True.")
     settings = config.pcl.settled(
         in_game="limit" in play.layout, sampling=play.sampling, verifies=Action.VERIFY in play.actions,
-        soft_fractions="prompt" in play.episodes.sums,
+        limited=SHARES if "prompt" in play.episodes.sums else None,
     )  # fmt: skip
     agent = PCL(config.pcl)
     agent.learner = Learner(settings, play.layout, play.actions)

@@ -7,52 +7,58 @@ that was played once is an example for every limit, and several paths of one pro
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.limits import Limited
 from agents.pcl.config import PCLConfig
 from agents.rollout import Collector, Episodes, FloatArray, IntArray, Predicts
 from tw_env.budget import QUANTITIES
 from tw_env.observations import Layout
-from tw_env.rules import Constraint, Quantity
 
 PATIENCE = 4  # steps of a round, in caps on new tokens: a text that repeats itself takes hundreds of calls to mend
-FRACTION = QUANTITIES.index(Quantity.CALLS_PER_TOKEN)
 
 
-def relabel(episodes: Episodes, layout: Layout, limits: FloatArray) -> Episodes:
-    """The same play under soft limits on calls per token.
+def relabel(episodes: Episodes, layout: Layout, limits: FloatArray, limited: Limited | None = None) -> Episodes:
+    """The same play under soft limits, what it spends and is allowed told in calls.
 
     Args:
-        episodes: of the game, with the sums `calls` and `tokens`.
+        episodes: of the game, with the sum `tokens`, under limits on shares of the tokens with `calls`, too, else with
+            costs in the quantity's unit.
         layout: of the observations.
-        limits: (episodes,) finite limits, one for each.
+        limits: (episodes,) finite limits, one for each, in the quantity's unit.
+        limited: what they limit; None for calls per token.
     """
+    limited = Limited(cap=layout.cap) if limited is None else limited
     of_step, starts = episodes.of_step, episodes.starts
     before = np.round(episodes.observations[:, layout["position"].start] * layout.cap).astype(np.float64)  # (steps,)
     after = np.append(before[1:], 0.0)
     after[starts[1:] - 1] = episodes.sums["tokens"]
-    calls = (episodes.actions > 0).astype(np.float64)
-    running = np.cumsum(calls) - calls
+    costs = (episodes.actions > 0).astype(np.float64) if limited.share else episodes.costs / limited.unit
+    running = np.cumsum(costs) - costs
     spent = running - running[starts[:-1]][of_step]  # (steps,) before each step
     limit = limits[of_step]
+    allowed = limit * before if limited.share else limit / limited.unit  # (steps,) before each step
     observations = episodes.observations.copy()
-    observations[:, layout["quantity"]] = np.arange(len(QUANTITIES)) == FRACTION
-    observations[:, layout["limit"].start] = limit
-    observations[:, layout["left"].start] = np.clip(limit * before - spent, -layout.cap, layout.cap)
-    allowed = limits * episodes.sums["tokens"]
+    observations[:, layout["quantity"]] = np.arange(len(QUANTITIES)) == QUANTITIES.index(limited.quantity)
+    observations[:, layout["limit"].start] = limited.seen(limit)
+    observations[:, layout["left"].start] = np.clip(allowed - spent, -layout.cap, layout.cap)
+    sums = (
+        {"spent": episodes.sums["calls"], "allowed": limits * episodes.sums["tokens"]}
+        if limited.share
+        else {"spent": episodes.total(episodes.costs), "allowed": limits}
+    )
     return replace(
         episodes,
         observations=observations,
-        costs=calls,
-        allowances=limit * (after - before),
+        costs=costs,
+        allowances=limit * (after - before) if limited.share else np.zeros(len(costs)),
         masks=np.ones_like(episodes.masks),
-        before=np.zeros(len(episodes)),
-        sums=episodes.sums | {"spent": episodes.sums["calls"], "allowed": allowed},
+        before=np.zeros(len(episodes)) if limited.share else limits / limited.unit,
+        sums=episodes.sums | sums,
     )
 
 
@@ -75,10 +81,11 @@ class PathStore:
     Args:
         layout: of the observations.
         most: paths kept of a prompt.
+        limited: by what rules the paths are told; None for calls per token.
     """
 
-    def __init__(self, layout: Layout, most: int) -> None:
-        self.layout, self.most = layout, most
+    def __init__(self, layout: Layout, most: int, limited: Limited | None = None) -> None:
+        self.layout, self.most, self.limited = layout, most, limited or Limited(cap=layout.cap)
         self.clear()
 
     def clear(self) -> None:
@@ -88,6 +95,7 @@ class PathStore:
             "observations": np.zeros((0, self.layout.size), np.float32),
             "actions": np.zeros(0, np.int64),
             "rewards": np.zeros(0),
+            "costs": np.zeros(0),
         }  # of all paths, one after the other, with room to grow
         self._used = 0
         self._start: list[int] = []
@@ -161,11 +169,11 @@ class PathStore:
             limit.append(its_limit)
         if not chosen:
             return None
-        episodes = relabel(self._episodes(chosen), self.layout, np.repeat(limit, sizes))
+        episodes = relabel(self._episodes(chosen), self.layout, np.repeat(limit, sizes), self.limited)
         return Siblings(episodes, np.repeat(np.arange(len(sizes)), sizes), len(sizes))
 
     def _episodes(self, numbers: list[int]) -> Episodes:
-        """These paths, as they were played; costs and allowances are those of `relabel`."""
+        """These paths, as they were played; allowances are those of `relabel`."""
         lengths = np.array(self._length)[numbers]
         starts = np.concatenate([[0], np.cumsum(lengths)])
         steps = np.repeat(np.array(self._start)[numbers] - starts[:-1], lengths) + np.arange(starts[-1])
@@ -175,7 +183,7 @@ class PathStore:
             observations=self._steps["observations"][steps],
             actions=actions,
             rewards=self._steps["rewards"][steps],
-            costs=np.zeros(len(steps)),
+            costs=self._steps["costs"][steps],
             allowances=np.zeros(len(steps)),
             masks=np.ones((len(steps), self._actions), bool),
             starts=starts,
@@ -198,7 +206,8 @@ class PathStore:
         episodes, prompts = self.everything()
         return {
             "observations": episodes.observations, "actions": episodes.actions, "rewards": episodes.rewards,
-            "starts": episodes.starts, "tokens": episodes.sums["tokens"], "prompts": prompts, "choices": self._actions,
+            "costs": episodes.costs, "starts": episodes.starts, "tokens": episodes.sums["tokens"], "prompts": prompts,
+            "choices": self._actions,
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -209,8 +218,7 @@ class PathStore:
         steps, count = len(state["actions"]), len(state["prompts"])
         self.add(
             Episodes(
-                **{name: state[name] for name in ("observations", "actions", "rewards", "starts")},
-                costs=np.zeros(steps),
+                **{name: state[name] for name in ("observations", "actions", "rewards", "costs", "starts")},
                 allowances=np.zeros(steps),
                 masks=np.ones((steps, int(state["choices"])), bool),
                 last=np.zeros((count, self.layout.size), np.float32),
@@ -227,13 +235,15 @@ class SiblingPlay:
     Args:
         env: the game, greedy.
         config: of the agent; `siblings` is at least 2.
-        limits: that are played and learned; none for any within the multiplier's grid and a little below.
+        limited: the rules that are played and learned; without limits, any within the multiplier's grid and a little
+            below.
     """
 
-    def __init__(self, env: Any, config: PCLConfig, limits: Sequence[float] = ()) -> None:
-        self.config, self.store = config, PathStore(env.layout, config.paths)
+    def __init__(self, env: Any, config: PCLConfig, limited: Limited | None = None) -> None:
+        self.config, self.store = config, PathStore(env.layout, config.paths, limited)
+        self._limited = self.store.limited
         self._prompts, self._cap = len(env.task.prompts), int(env.game.cap)
-        self._fixed, self._range = list(limits), (0.5 * min(config.limits), max(config.limits))
+        self._range = 0.5 * min(config.limits), max(config.limits)
         self._collector = Collector(env, config.seed)
         self._last = np.zeros(0, np.int64)  # prompts of the last round
 
@@ -248,11 +258,11 @@ class SiblingPlay:
             self.store.add(episodes)
 
     def play(self, policy: Predicts, generator: np.random.Generator, seed: int) -> Episodes:
-        """A round of episodes, each in order of its prompt and rule; those that take very long are left out."""
+        """A round of episodes in order of prompt and rule, told in calls; those that take very long are left out."""
         siblings = self.config.siblings or 2
         count = max(self.config.episodes // siblings, 1)
         self._last = generator.integers(self._prompts, size=count)
-        rules = [Constraint(Quantity.CALLS_PER_TOKEN, limit) for limit in self._draw_limits(generator, count).tolist()]
+        rules = [self._limited.constraint(limit) for limit in self._draw_limits(generator, count).tolist()]
         options = {
             "prompts": np.repeat(self._last, siblings), "rules": [rule for rule in rules for _ in range(siblings)],
             "afterwards": self._last[0],
@@ -260,7 +270,7 @@ class SiblingPlay:
         self._collector.restart(seed, options=options)
         played = self._collector.collect_first(policy, count * siblings, PATIENCE * self._cap)
         self.store.add(played)
-        return played
+        return self._limited.in_calls(played)
 
     def batch(self, generator: np.random.Generator) -> Siblings | None:
         """Siblings of prompts of the last round and of any prompts, each prompt under a new limit.
@@ -281,14 +291,15 @@ class SiblingPlay:
         An input that dropout leaves out counts as its mean, which then is that of the states with a choice.
         """
         episodes, _ = self.store.everything()
-        told = relabel(episodes, self.store.layout, self._draw_limits(generator, len(episodes))).observations
+        limits = self._draw_limits(generator, len(episodes))
+        told = relabel(episodes, self.store.layout, limits, self._limited).observations
         choosing = told[:, self.store.layout["would_end"].start] > 0
         return told[choosing] if self.config.at_end and self.config.dropout else told
 
     def _draw_limits(self, generator: np.random.Generator, count: int) -> FloatArray:
         """(count,) of the fixed ones, or log-uniform with two digits."""
-        if self._fixed:
-            return generator.choice(self._fixed, size=count)
+        if self._limited.limits:
+            return generator.choice(self._limited.limits, size=count)
         low, high = self._range
         drawn = np.exp(generator.uniform(np.log(low), np.log(high), count))
         return np.array([float(f"{limit:.2g}") for limit in drawn.tolist()])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from agents.baselines.calibration import CalibrationConfig, calibrate
+from agents.limits import soft_limits
 from agents.pcl.agent import PCL, Log, PCLConfig
 from agents.pcl.logged import log_behaviour
 from agents.rollout import Collector, Episodes
@@ -79,5 +80,13 @@ def train_pcl(
     agent = PCL(recipe.pcl).learn(env, shown, folder, resume, log)
     tell("calibration")
     assert agent.policy is not None
-    calibrate(agent.policy, env, recipe.calibration)
+    calibrate(agent.policy, env, calibration_of(env, recipe.calibration))
     return agent
+
+
+def calibration_of(env: AssistedDecodingVectorEnv, config: CalibrationConfig) -> CalibrationConfig:
+    """Cuts for the rules that the environment plays, where those are not shares of the tokens."""
+    limits = soft_limits(env)
+    if limits is None or limits.share:
+        return config
+    return replace(config, quantity=limits.quantity, limits=limits.limits)

@@ -96,7 +96,9 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     [
         ({"rule": "sample"}, 8),
         ({"rule": "at most 20% of the tokens"}, 8),
-        ({"rule": "at most two calls"}, 0),
+        ({"rule": "at most two calls"}, 8),
+        ({"rule": ["at most 20 ms", "at most 30 ms"]}, 8),
+        ({"rule": ["at most two calls", "at most 20% of the tokens"]}, 0),
         ({"rule": "sample", "hard": True}, 0),
         ({"rule": "as often as you like"}, 0),
         ({"rule": "sample", "decoding": "sampling", "reward": "kl"}, 0),

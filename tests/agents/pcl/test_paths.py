@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.limits import limited
 from agents.pcl import losses
 from agents.pcl.paths import PathStore, relabel
 from agents.rollout import Collector, Episodes
@@ -15,6 +16,7 @@ from tests.agents.small import small_game
 from tw_env.rules import Constraint, Quantity
 
 ROWS = 8
+PRICES = {"call": 0.01, "read": 0.001, "written": 0.002}
 
 
 class Script:
@@ -29,38 +31,57 @@ class Script:
         return chosen, None
 
 
-def play(actions: np.ndarray, prompts: np.ndarray, limits: np.ndarray) -> tuple[Episodes, Any]:
+def play(
+    actions: np.ndarray, prompts: np.ndarray, limits: np.ndarray, quantity: Quantity = Quantity.CALLS_PER_TOKEN
+) -> tuple[Episodes, Any]:
     """One episode for each row."""
-    env = small_game(rows=ROWS)
+    env = small_game(rows=ROWS, prices=PRICES)
     collector = Collector(env, 0)
-    rules = [Constraint(Quantity.CALLS_PER_TOKEN, float(limit)) for limit in limits]
+    rules = [Constraint(quantity, float(limit)) for limit in limits]
     collector.restart(0, options={"prompts": prompts, "rules": rules})
-    return collector.collect_first(Script(actions), ROWS), env.layout
+    return collector.collect_first(Script(actions), ROWS), env
 
 
-def some_play(seed: int, limits: np.ndarray) -> tuple[Episodes, Any]:
+def some_play(seed: int, limits: np.ndarray, quantity: Quantity = Quantity.CALLS_PER_TOKEN) -> tuple[Episodes, Any]:
     generator = np.random.default_rng(seed)
     actions = generator.choice(3, p=[0.6, 0.2, 0.2], size=(ROWS, 12))
-    return play(actions, generator.integers(258, size=ROWS), limits)
+    return play(actions, generator.integers(258, size=ROWS), limits, quantity)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_path_under_another_limit_is_what_playing_it_shows(seed: int) -> None:
     limits = np.random.default_rng(seed).uniform(0.02, 0.9, ROWS)
-    played, layout = some_play(seed, np.full(ROWS, 0.1))
+    played, env = some_play(seed, np.full(ROWS, 0.1))
     wanted, _ = some_play(seed, limits)
-    told = relabel(played, layout, limits)
+    told = relabel(played, env.layout, limits)
     np.testing.assert_allclose(told.observations, wanted.observations, atol=1e-5)
     np.testing.assert_allclose(told.costs, wanted.costs)
     np.testing.assert_allclose(told.allowances, wanted.allowances, atol=1e-9)
     np.testing.assert_allclose(told.violation, wanted.violation, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("quantity", "usual"), [(Quantity.CALLS, 2.0), (Quantity.LATENCY_MS, 30.0), (Quantity.PRICE, 0.02)]
+)
+def test_so_it_is_under_limits_on_anything_else_but_for_the_unit(quantity: Quantity, usual: float) -> None:
+    limits = usual * np.random.default_rng(3).uniform(0.3, 2.0, ROWS)
+    limits = np.ceil(limits) if quantity == Quantity.CALLS else limits
+    played, env = some_play(3, np.full(ROWS, usual), quantity)
+    wanted, _ = some_play(3, limits, quantity)
+    ours = limited(env, quantity, limits.tolist())
+    told, wanted = relabel(played, env.layout, limits, ours), ours.in_calls(wanted)
+    assert played.costs.any()
+    for name in ("observations", "costs", "allowances", "before", "violation"):
+        np.testing.assert_allclose(getattr(told, name), getattr(wanted, name), atol=1e-5)
+    np.testing.assert_allclose(told.sums["spent"] - told.sums["allowed"], ours.unit * told.violation)
+    assert np.all(told.costs[told.actions > 0] >= 1 - 1e-9), "a call reads a token at least"
+
+
 def test_the_store_keeps_distinct_paths_and_the_latest_of_them() -> None:
     quiet = np.zeros((ROWS, 1), int)
     prompts = np.full(ROWS, 57)
-    played, layout = play(quiet, prompts, np.full(ROWS, 0.1))
-    store = PathStore(layout, most=2)
+    played, env = play(quiet, prompts, np.full(ROWS, 0.1))
+    store = PathStore(env.layout, most=2)
     store.add(played)
     assert len(store) == 1  # the same words and the same actions in every row
     for number in range(3):
@@ -78,8 +99,8 @@ def test_siblings_are_of_one_prompt_and_state_restores_them() -> None:
     for seed in range(12):
         generator = np.random.default_rng(seed)
         actions = generator.choice(3, p=[0.6, 0.2, 0.2], size=(ROWS, 12))
-        played, layout = play(actions, np.repeat(np.arange(4) + 100, 2), np.full(ROWS, 0.1))
-        store = store or PathStore(layout, most=5)
+        played, env = play(actions, np.repeat(np.arange(4) + 100, 2), np.full(ROWS, 0.1))
+        store = store or PathStore(env.layout, most=5)
         store.add(played)
     assert store is not None
     again = PathStore(store.layout, most=5)
