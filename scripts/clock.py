@@ -65,12 +65,14 @@ class Played:
     Args:
         policy: what `tw_env.generate.playing.set_up` takes.
         prompts: token ids of each. told: the same as a student that reads rules is told them.
+        costs: what a rule on time is measured by; none for rules on calls.
     """
 
     def __init__(
-        self, pair: Pair, policy: Any, prompts: Ids, cap: int, rule: Constraint, accept: str, told: Ids | None = None
-    ) -> None:
-        terms = Terms(cap, False, parse_accept(accept), False, CostModel(), pair.end_tokens)
+        self, pair: Pair, policy: Any, prompts: Ids, cap: int, rule: Constraint, accept: str, told: Ids | None = None,
+        costs: CostModel | None = None,
+    ) -> None:  # fmt: skip
+        terms = Terms(cap, False, parse_accept(accept), False, costs or CostModel(), pair.end_tokens)
         self._prompts, self._told, self._rule = prompts, told, rule
         longest = [max(prompts, key=len)]
         self._game, self._player = set_up(

@@ -22,6 +22,7 @@ from agents.recording import Recorded
 from scripts.clock import Foreseen, Played
 from scripts.evaluate import read_policy
 from tw_env.actions import Action
+from tw_env.costs import LatencyTable
 from tw_env.decoding.loading import Pair, load_pair
 from tw_env.decoding.reading import rule_reader
 from tw_env.policies import load, shipped, speculative, student_alone, teacher_alone
@@ -83,15 +84,21 @@ class Contender:
         heard = None
         if reader is not None and self.told is not None:
             heard = [reader.before(words, ids) for words, ids in zip(self.told, prompts, strict=True)]
-        return Played(self.pair, self.policy, prompts, self.env.game.cap, self.rule, self.accept, heard)
+        costs = self.env.game.spec.costs if self.rule.quantity == Quantity.LATENCY_MS else None
+        return Played(self.pair, self.policy, prompts, self.env.game.cap, self.rule, self.accept, heard, costs)
 
 
 @dataclass
 class Field:
-    """The pair, the task and the games; `options` as of `scripts.latency`."""
+    """The pair, the task and the games; `options` as of `scripts.latency`.
+
+    Attributes:
+        table: by which rules on time are measured; None for that of the pair that ships, if it plays.
+    """
 
     options: Any
     split: str = "test"
+    table: LatencyTable | None = None
 
     @staticmethod
     def open(options: Any) -> Field:
@@ -199,16 +206,24 @@ def frontiers(field: Field, options: Any) -> list[Contender]:
         policy = Heuristic(score, config=config).learn(field.training_of(accept).env).policy
         env = field.env if accept == "exact" else field.game(field.split, options.prompts, accept=accept)
         found += [Contender(name, "heuristic", policy, rule, env, accept) for rule in rules]
-    ours = f"{options.task}-pcl"
-    named = (ours,) if options.student is None and ours in shipped() else ()
+    named = [name for name in shipped() if options.student is None and name.startswith(f"{options.task}-")]
     for name in (*named, *options.policy):
         policy = read_policy(name)
         kind = "learned" if hasattr(policy, "network") else "heuristic"
         env = _game_for(field, policy)
-        found += [Contender(name, kind, policy, rule, env) for rule in rules]
+        found += [Contender(name, kind, policy, rule, env) for rule in timed_rules(policy, env) or rules]
     for folder, name in zip(options.joint, run_names(options.joint), strict=True):
         found += joint(field, folder, name, options.limit)
     return found
+
+
+def timed_rules(policy: Any, env: Recorded) -> list[Constraint]:
+    """The rules on time that a saved policy was calibrated for, as this game's latency table tells them; else none."""
+    seen = policy.cut.limits.get(Quantity.LATENCY_MS.value, []) if hasattr(policy, "cut") else []
+    if not seen:
+        return []
+    call = env.game.budget.call_cost(Quantity.LATENCY_MS)
+    return [Constraint(Quantity.LATENCY_MS, float(f"{limit * env.game.cap * call:.3g}")) for limit in seen]
 
 
 def _game_for(field: Field, policy: Any) -> Recorded:
@@ -217,7 +232,7 @@ def _game_for(field: Field, policy: Any) -> Recorded:
     return field.game(
         field.split, field.options.prompts, actions="/".join(action.name for action in policy.actions),
         hidden="hidden" in layout, top_k=layout["top_logprobs"].stop - layout["top_logprobs"].start,
-        max_new_tokens=layout.cap,
+        max_new_tokens=layout.cap, latency=field.table,
     )  # fmt: skip
 
 

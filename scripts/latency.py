@@ -62,9 +62,9 @@ class Options:
     accept: tuple[str, ...] = ("probability:0.3", "probability:0.1", "distance:1", "distance:3")
     """Lossy speculative decoding: which pending tokens VERIFY keeps, with the fastest draft length."""
     limit: tuple[float, ...] = (0.03, 0.05, 0.1, 0.15, 0.2)
-    """Rules of frontiers: calls per token."""
+    """Rules of frontiers: calls per token. Policies that were learned for time are told the limits of their cuts."""
     policy: tuple[str, ...] = ()
-    """Folders of saved policies, or names of shipped ones; the task's shipped gate plays where its pair does."""
+    """Folders of saved policies, or names of shipped ones; the task's shipped gates play where its pair does."""
     joint: tuple[Path, ...] = ()
     """Folders that scripts.joint wrote, each with a student that reads its rule and asks by itself."""
     student: str | None = None
@@ -194,7 +194,8 @@ def latency(options: Options) -> list[Row]:
     """All rows."""
     field = Field.open(options)
     print(f"pair {field.pair.name}")
-    model, best = calibrated(field, options), fastest_draft(field, options)
+    field.table = model = calibrated(field, options)
+    best = fastest_draft(field, options)
     print(f"latency model: {model}; the fastest draft on the policy split: {best or 'the whole rest'}")
     contenders = [
         *field.ends(), oracle(field), *drafts(field, (*options.draft, 0)), *lossy(field, best, options.accept),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ PLACES = {  # of names: offset in points, alignment
 }
 ALONE = {"generate-student": "student alone", "generate-teacher": "teacher alone"}
 UNNAMED = {"assisted": "default"}  # of a policy that is called as its family
+SHIPPED = re.compile(r"[a-z]+-(pcl(?:-[a-z]+)?)")
 NEAR = 0.06  # of the time, within which points share a name
 AIMS = ((0.99, 1.3), (0.9, 2.0))  # recovered share, times as fast as the fastest lossless speculation
 
@@ -68,8 +70,8 @@ def _frontiers(ax: Axes, rows: Sequence[Row]) -> None:
         mine = [row for row in rows if row["policy"] == name]  # from tight to loose, as they were played
         columns = ("calls_per_token", "clock_ms", "recovered_gap", "recovered_gap_low", "recovered_gap_high")
         limit, *numbers = (_column(mine, column) for column in columns)
-        gate = mine[0]["kind"] == "learned" and name.endswith("-pcl")  # the one that ships for the task
-        lines.append(Line("pcl" if gate else name, mine[0]["kind"], limit, *numbers))
+        gate = mine[0]["kind"] == "learned" and SHIPPED.fullmatch(name)  # one that ships for the task
+        lines.append(Line(gate.group(1) if gate else name, mine[0]["kind"], limit, *numbers))
     styles = styles_of([line for line in lines if line.kind != "joint"], dark=False)
     names = {line.agent: name_of(line.agent) for line in lines}
     for place, line in enumerate(line for line in lines if line.kind == "joint"):

@@ -42,6 +42,7 @@ NAMES = {
     "pcl-hidden": "PCL gate that sees the hidden state",
     "pcl-whole-text": "PCL gate that reads the whole text",
     "pcl-anywhere": "PCL gate that may call anywhere",
+    "pcl-time": "PCL gate that learned rules on time",
     "pcl-offline": "PCL gate from logged play alone",
     "router": "router: disagreement, last state",
     "router-gain": "router: gain, last state",

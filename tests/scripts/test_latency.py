@@ -11,6 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+import tw_env
 from scripts.clock import Foreseen, Generated, Output, Played, counted, modelled, race, side_by_side
 from scripts.contenders import Field, joint, run_names, share
 from scripts.latency import BATCHED, Options, check_same, main, read_rows
@@ -20,11 +21,13 @@ from tests.asking import asking_pair
 from tests.families import source_pair
 from tests.letters import PROMPTS, names_of, pair_of
 from tests.tiny import tiny_pair
+from tw_env.actions import Action
 from tw_env.costs import LatencyTable
 from tw_env.decoding.loading import Pair
 from tw_env.generate.playing import find_policy
-from tw_env.policies import AskToken
-from tw_env.rules import Constraint, Quantity
+from tw_env.policies import AskToken, ScoreThreshold
+from tw_env.policies.cuts import CutTable
+from tw_env.rules import Constraint, Quantity, parse
 
 CAP = 8
 FREE = Constraint(Quantity.CALLS_PER_TOKEN, float("inf"))
@@ -223,14 +226,27 @@ def test_a_pair_with_encoders_is_measured_too(tmp_path: Path, capsys: pytest.Cap
         for place, word in enumerate(WORDS)
     ]
     data.write_text("\n".join(json.dumps(record) for record in records))
+    pair = names_of(source_pair("t5"))
+    settings = {"data": str(data), "max_new_tokens": CAP, **pair}
+    env = tw_env.make_vec("tw_env/TranslateVerify-v0", 2, latency=LatencyTable(1.0, 4.0, 0.1), **settings)
+    seen = [0.2, 0.5]
+    cut = CutTable(limits={"latency_ms": seen}, cuts={"latency_ms": [0.9, 0.5]})
+    ScoreThreshold(env.unwrapped.layout, env.unwrapped.game.spec.actions, "p_max", cut, Action.ASK).save(
+        tmp_path / "timed"
+    )
     main(
         Options(
             task="translate", out=tmp_path, data=str(data), prompts=12, timed=3, rounds=1, calibration=12, drafted=2,
             draft=(2,), accept=(), limit=(0.2,), rows=8, max_new_tokens=CAP, side_by_side=(4,),
-            **names_of(source_pair("t5")),
+            policy=(str(tmp_path / "timed"),), **pair,
         )
     )  # fmt: skip
     rows = json.loads((tmp_path / "latency-translate.json").read_text())
+    timed = [row for row in rows if row["policy"].endswith("timed")]
+    told = [parse(row["rule"]) for row in timed]
+    assert {rule.quantity for rule in told} == {Quantity.LATENCY_MS}
+    wanted = [share * CAP * timed[0]["table"]["teacher_ms"] for share in seen]
+    assert [rule.limit for rule in told] == pytest.approx(wanted, rel=0.01), "as this machine's table tells them"
     assert {row["policy"] for row in rows} >= {"oracle", "p-max", "assisted-2", "generate-teacher"}
     assert all(row["table"]["teacher_prompt_ms"] >= 0 < row["table"]["student_prompt_ms"] for row in rows)
     assert "prompts differ in text or calls" in capsys.readouterr().out

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from agents.baselines.calibration import CalibrationConfig
+from agents.evaluation import play
 from agents.pcl import PCL, PCLConfig
 from agents.pcl.paths import SiblingPlay
 from agents.pcl.recipe import Recipe, train_pcl
 from agents.rollout import Episodes
 from tests.agents.small import PROMPTS, small_game
 from tw_env.policies import ObservationNetwork, student_alone
+from tw_env.rules import parse
 
 SMALL = PCLConfig(iterations=2, episodes=64, updates=2, prompts=16)
 CUTS = CalibrationConfig(limits=(0.1, 0.3), prompts=20, rounds=2)
@@ -58,10 +60,36 @@ def test_fresh_is_the_share_of_prompts_that_were_played_last(
     fresh: float, all_of_the_last_round: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = small_game(rows=64)
-    play = SiblingPlay(env, replace(SMALL, siblings=8, fresh=fresh))
-    played = play.play(student_alone(env.layout, env.game.spec.actions), np.random.default_rng(0), seed=0)
+    siblings = SiblingPlay(env, replace(SMALL, siblings=8, fresh=fresh))
+    played = siblings.play(student_alone(env.layout, env.game.spec.actions), np.random.default_rng(0), seed=0)
     drawn: list[int] = []
-    monkeypatch.setattr(play.store, "draw", lambda generator, prompts, *others: drawn.extend(prompts.tolist()))
-    play.batch(np.random.default_rng(1))
+    monkeypatch.setattr(siblings.store, "draw", lambda generator, prompts, *others: drawn.extend(prompts.tolist()))
+    siblings.batch(np.random.default_rng(1))
     assert len(drawn) == SMALL.prompts
     assert (set(drawn) <= set(played.sums["prompt"].astype(int).tolist())) == all_of_the_last_round
+
+
+@pytest.mark.parametrize(
+    ("rules", "account"),
+    [
+        (["at most 25 ms per output", "at most 40 ms per output"], "latency_ms"),
+        (["at most one call", "at most two calls"], "calls"),
+    ],
+)
+def test_rules_on_time_or_calls_are_learned_and_kept(rules: list[str], account: str) -> None:
+    env = small_game(rows=64, rule=rules, reward="regret")
+    recipe = Recipe(
+        PCLConfig(iterations=20, episodes=128, updates=4, prompts=16), demonstrations=200,
+        calibration=CalibrationConfig(prompts=len(PROMPTS), rounds=8),
+    )  # fmt: skip
+    agent = train_pcl(env, recipe)
+    assert agent.policy is not None
+    assert set(agent.policy.cut.limits) == {parse(rules[0]).quantity.value}
+    assert agent.policy.at_end == (account == "calls"), "what a call at the end drops takes time"
+    everything, alone = np.arange(len(PROMPTS)), student_alone(env.layout, env.game.spec.actions)
+    helped = [play(env, agent.policy, everything, rule).outcomes for rule in rules]
+    for rule, outcomes in zip(rules, helped, strict=True):
+        assert 0.5 * parse(rule).limit < outcomes.spent.mean() <= parse(rule).limit + 1e-6
+    unhelped = play(env, alone, everything, "never").outcomes.returns.mean()
+    least, more = (outcomes.returns.mean() for outcomes in helped)
+    assert 0 > more > least > unhelped, "regret"
