@@ -32,6 +32,8 @@ from tw_env.policies import Gate
 
 __all__ = ["ONLY_LIMIT", "PCL", "Log", "PCLConfig", "describe", "settled"]
 
+OF_AN_OUTPUT = 0.1  # of the multiplier's step: what an output spends beyond an absolute limit goes with its length
+
 Log = Callable[[int, dict[str, float]], object]
 
 
@@ -194,7 +196,8 @@ def settled(config: PCLConfig, env: VectorEnv) -> PCLConfig:
     found = config.settled(hasattr(env, "game"), sampling, Action.VERIFY in actions, limited)
     if limited is None or limited.share:
         return found
-    return replace(found, limits=tuple(limited.seen(np.array(limited.limits)).tolist()))
+    seen = limited.seen(np.array(limited.limits))
+    return replace(found, limits=tuple(seen.tolist()), multiplier_step=OF_AN_OUTPUT * found.multiplier_step)
 
 
 def describe(env: VectorEnv) -> tuple[Layout, tuple[Any, ...], bool]:

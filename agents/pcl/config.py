@@ -71,7 +71,8 @@ class PCLConfig:
     limit: float | None = None
     """The limit on E[sum of costs] in environments whose observations name no rule."""
     multiplier_step: float = 0.02
-    """Move of lambda per unit of violation (integral gain)."""
+    """Move of lambda per unit of violation (integral gain). Under limits on something else than a share of the tokens a
+    tenth of it, since what a text spends beyond such a limit goes with its length."""
     multiplier_least: float = 0.03
     """Least lambda of a limited rule: where a limit hardly binds, wasted calls would cost nothing otherwise."""
     multiplier_largest: float = 5.0
