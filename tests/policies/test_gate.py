@@ -10,6 +10,7 @@ import torch
 from tests.agents.small import small_game
 from tw_env.policies import Gate, ObservationNetwork, load
 from tw_env.policies.cuts import CutTable
+from tw_env.policies.gate import FEW
 from tw_env.rules import Constraint, Quantity
 
 
@@ -66,7 +67,7 @@ def test_the_network_runs_only_where_there_is_a_choice() -> None:
         chooses = observations[:, env.layout["would_end"].start] > 0
         read.clear()
         logprobs = gate.log_probabilities(observations)
-        assert read == ([int(chooses.sum())] if chooses.any() else [])
+        assert read == ([int(chooses.sum())] if chooses.sum() > FEW else []), "a row or two are read without torch"
         assert np.array_equal(logprobs[~chooses], np.tile([0.0, -np.inf, -np.inf], (int((~chooses).sum()), 1)))
         with torch.no_grad():
             whole = (network(torch.from_numpy(observations)) / 0.5).log_softmax(-1).numpy()

@@ -1,7 +1,8 @@
-"""A network that reads whole texts sees at play what it saw in training, take-backs and resets included."""
+"""Networks see at play what they saw in training: take-backs and resets included, and a row by itself."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.agents.small import small_game
-from tw_env.policies import EpisodeNetwork, Gate, load
+from tw_env.policies import EpisodeNetwork, Gate, ObservationNetwork, load
 from tw_env.policies.networks import steps_before
 
 
@@ -52,6 +53,28 @@ def test_play_and_training_agree(seed: int) -> None:
         outputs = gate.network.along(torch.from_numpy(states), starts, steps_before(positions, starts))
     wanted = (outputs / 0.5).double().log_softmax(-1).numpy()
     np.testing.assert_allclose(np.concatenate([said for _, said in whole]), wanted, atol=1e-5)
+
+
+def test_a_row_or_two_are_read_alike_without_torch_as_the_weights_are_now() -> None:
+    network = ObservationNetwork(7, 4, width=16).eval()
+    observations = torch.randn(2, 7, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [300.0]])
+    network.standardise.fit(torch.randn(50, 7, generator=torch.Generator().manual_seed(1)))
+    other = copy.deepcopy(network)
+
+    def check(one: ObservationNetwork) -> None:
+        wanted = one(observations).detach().numpy()
+        np.testing.assert_allclose(one.of_few(observations.numpy()), wanted, rtol=1e-5, atol=1e-5)
+
+    check(network)
+    torch.optim.SGD(network.parameters(), 0.1).zero_grad()
+    network(observations).sum().backward()
+    torch.optim.SGD(network.parameters(), 0.1).step()
+    check(network)
+    check(other)
+    learnt = copy.deepcopy(network)
+    check(learnt)
+    learnt.load_state_dict(other.state_dict())
+    check(learnt)
 
 
 def test_such_a_gate_is_saved_and_two_games_can_be_played_in_turn(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from tw_env.policies.networks import EpisodeNetwork, ObservationNetwork
 from tw_env.policies.policy import FloatArray, IntArray, Observations, Policy, frame
 
 WEIGHTS = "policy.safetensors"
+Numbers = TypeVar("Numbers", Tensor, NDArray[np.float32])
+FEW = 2  # rows, up to which the network is faster without torch
 
 
 class Gate(Policy):
@@ -78,23 +80,29 @@ class Gate(Policy):
         actions, _ = super().predict(observation, None, episode_start, deterministic, action_masks)
         return actions, self._memory
 
-    def _advantages(self, observations: Observations) -> Tensor:
+    def _advantages(self, observations: Observations) -> NDArray[np.float32]:
         """(rows, actions) what each action is worth, up to a number for each row."""
         outputs = self._outputs(observations)
         if self.prices is None:
             return outputs
         limits, values = self.prices
-        limit = np.clip(observations[:, self.layout["limit"].start], limits[0], limits[-1])
-        price = np.interp(np.log(limit), np.log(limits), values)
-        return priced(outputs, torch.from_numpy(price).float())
+        limit = np.minimum(np.maximum(observations[:, self.layout["limit"].start], limits[0]), limits[-1])
+        price = np.interp(np.log(limit), np.log(limits), values).astype(np.float32)
+        return priced(outputs, price)
 
-    def _outputs(self, observations: Observations) -> Tensor:
+    def _outputs(self, observations: Observations) -> NDArray[np.float32]:
         """(rows, outputs) of the network."""
+        shown = np.ascontiguousarray(observations, np.float32)
         if isinstance(self.network, ObservationNetwork):
-            return self.network(torch.from_numpy(np.ascontiguousarray(observations, np.float32)))
-        if self._memory is None or self._memory.rows != len(observations):
-            self._memory = TextMemory(self.layout, len(observations), self.network.width)
-        return self._memory.step(self.network, observations)
+            if len(shown) <= FEW and not self.network.training:
+                return self.network.of_few(shown)
+            outputs: Tensor = self.network(torch.from_numpy(shown))
+        else:
+            if self._memory is None or self._memory.rows != len(shown):
+                self._memory = TextMemory(self.layout, len(shown), self.network.width)
+            outputs = self._memory.step(self.network, shown)
+        numbers: NDArray[np.float32] = outputs.numpy()
+        return numbers
 
     @torch.inference_mode()
     def log_probabilities(self, observations: Observations, masks: NDArray[np.bool_] | None = None) -> FloatArray:
@@ -103,14 +111,15 @@ class Gate(Policy):
             masks = np.ones((len(observations), len(self.actions)), bool)
         if self.at_end:
             masks = masks_at_end(masks, observations, self.layout)
-        logits = torch.zeros(masks.shape)
+        logits = np.zeros(masks.shape)
         choosing = np.atleast_1d(masks[:, 1:].any(axis=1))
         if isinstance(self.network, EpisodeNetwork):  # it remembers every place
             choosing[:] = True
         if choosing.any():
-            logits[torch.from_numpy(choosing)] = self._advantages(observations[choosing]) / self.temperature
-        logits = logits.masked_fill(~torch.from_numpy(masks), -torch.inf)
-        return logits.double().log_softmax(-1).numpy()
+            logits[choosing] = self._advantages(observations[choosing]) / np.float32(self.temperature)
+        logits = np.where(masks, logits, -np.inf)
+        logits -= logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
     def scores(self, observations: Observations) -> FloatArray:
         """(rows,) log-odds of calling, what deterministic play compares with the cut."""
@@ -150,10 +159,10 @@ class Gate(Policy):
         return cls(layout, actions, network.eval(), record["temperature"], cut, at_end, grid)
 
 
-def priced(outputs: Tensor, price: Tensor) -> Tensor:
+def priced(outputs: Numbers, price: Numbers) -> Numbers:
     """(n, actions) what actions earn minus lambda (n,) times what they spend, from outputs (n, 2 actions)."""
-    earned, spent = outputs.chunk(2, dim=1)
-    return earned - price[:, None] * spent
+    actions = outputs.shape[1] // 2
+    return outputs[:, :actions] - price[:, None] * outputs[:, actions:]
 
 
 def masks_at_end(masks: NDArray[np.bool_], observations: Observations, layout: Layout) -> NDArray[np.bool_]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -56,9 +58,37 @@ class ObservationNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.body = nn.Sequential(nn.Linear(2 * inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.head = nn.Linear(width, outputs)
+        self._seen: tuple[int, list[Any]] | None = None  # the head's address, and what `of_few` reads
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.head(self.dropout(self.body(self.dropout(self.standardise(observations)))))
+
+    def of_few(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, outputs) what `forward` gives without dropout, up to rounding, in less time for a row or two.
+
+        There torch's calls take longer than their sums, and a gate that looks at every token is called as often as
+        the student.
+        """
+        mean, scale, *layers, (head, bias) = self._weights()
+        both = np.concatenate([observations, np.arcsinh(np.float32(FINENESS) * observations)], axis=1)
+        values = np.minimum(np.maximum((both - mean) / scale, -10), 10)
+        for weight, shift in layers:
+            values = values @ weight + shift
+            values /= 1 + np.exp(-np.maximum(values, -80))  # SiLU
+        numbers: NDArray[np.float32] = values @ head + bias
+        return numbers
+
+    def _weights(self) -> list[Any]:
+        """Mean, scale and the layers' matrices and shifts: torch's memory, as numpy sees it."""
+        at = self.head.weight.data_ptr()
+        if self._seen is None or self._seen[0] != at:  # copies of a network have memory of their own
+            linear = [layer for layer in (*self.body, self.head) if isinstance(layer, nn.Linear)]
+            numbers = [self.standardise.mean, self.standardise.scale]
+            self._seen = at, [
+                *(one.detach().numpy() for one in numbers),
+                *((one.weight.detach().numpy().T, one.bias.detach().numpy()) for one in linear),
+            ]  # fmt: skip
+        return self._seen[1]
 
 
 class EpisodeNetwork(nn.Module):
