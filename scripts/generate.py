@@ -41,7 +41,7 @@ class Options:
 
     policy: str | None = None
     """A run, a saved policy's folder, a shipped one's name, student, teacher, speculative, speculative-K, or a student
-    with an ask token of its own; None takes the gate that ships for the task."""
+    with an ask token of its own; None takes the gate that ships for the task and such rules."""
     rule: str = DEFAULT_RULE
     """A rule in words; it binds the average over all texts. A student that asks by itself takes those on what it was
     trained on: shares of the tokens."""
@@ -167,13 +167,14 @@ class Players:
     table: TimeTable | None
 
 
-def gate_of(task: str) -> str:
-    """The shipped gate of a task.
+def gate_of(task: str, rule: str) -> str:
+    """The shipped gate of a task: the one that learned rules on time for such a rule.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or the rule is no rule (see `tw_env.rules.parse`).
     """
-    name = f"{'pronounce' if task == 'text' else task}-pcl"
+    timed = parse(rule).quantity == Quantity.LATENCY_MS
+    name = f"{'pronounce' if task == 'text' else task}-pcl" + ("-time" if timed else "")
     if name not in policies.shipped():
         known = ", ".join(policies.shipped())
         raise ValueError(f"Expected --policy, since no gate ships for --task {task}; these ship: {known}.")
@@ -189,7 +190,7 @@ def players_of(options: Options) -> Players:
     Raises:
         FileNotFoundError, ValueError: see `tw_env.decoding.loading.load_pair` and `scripts.evaluate.read_policy`.
     """
-    name = gate_of(options.task) if options.policy is None else options.policy
+    name = gate_of(options.task, options.rule) if options.policy is None else options.policy
     student, teacher = options.student, options.teacher
     policy: Any = name
     if policy_folder(name) is not None:

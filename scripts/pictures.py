@@ -31,7 +31,7 @@ _FIXED = {  # the same in every picture: colour, marker
     "surprise-at-end": ("#E69F00", "D"),
     "big-little": ("#CC79A7", "^"),
     "speculative": ("#D55E00", "*"),
-    "pcl-time": ("#56B4E9", "p"),
+    "pcl-time": ("#7B2CBF", "p"),
 }
 _MARKERS = "vP<>hXpd"
 # of all others: solid lines are ours and those above

@@ -24,12 +24,13 @@ def game(name: str) -> tuple[Recorded, Ends]:
 
 
 def test_every_task_with_a_pair_has_a_gate() -> None:
-    assert policies.shipped() == ["pronounce-pcl", "summarize-pcl", "translate-pcl"]
+    tasks = ("pronounce", "summarize", "translate")
+    assert policies.shipped() == [name for task in tasks for name in (f"{task}-pcl", f"{task}-pcl-time")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", [name for name in policies.shipped() if name.startswith("pronounce")])
+@pytest.mark.parametrize("name", ["pronounce-pcl"])
 def test_the_rule_is_kept_within_a_point_and_pays(name: str, rule: str) -> None:
     (env, ends), limit = game(name), parse(rule).limit
     outcomes = play(env, policies.load(name), WORDS, rule).outcomes
@@ -37,3 +38,13 @@ def test_the_rule_is_kept_within_a_point_and_pays(name: str, rule: str) -> None:
     assert limit / 2 < spent <= limit + 0.01
     recovered = (outcomes.quality - ends.student).mean() / (ends.teacher - ends.student).mean()
     assert recovered > 3 * limit, "random asking recovers about as large a share as it spends"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [15.0, 20.0])
+def test_rules_on_time_are_kept_and_time_is_well_spent(limit: float) -> None:
+    (env, ends), rule = game("pronounce-pcl-time"), f"at most {limit:g} ms per output"
+    outcomes = play(env, policies.load("pronounce-pcl-time"), WORDS, rule).outcomes
+    assert 0.9 * limit < outcomes.spent.mean() <= 1.03 * limit
+    recovered = (outcomes.quality - ends.student).mean() / (ends.teacher - ends.student).mean()
+    assert recovered > (0.5 if limit == 15 else 0.9), "the student alone takes 10 ms, lossless speculation 25"

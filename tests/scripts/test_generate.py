@@ -94,10 +94,11 @@ def test_each_task_asks_in_its_own_words() -> None:
 
 
 def test_a_task_without_a_gate_wants_a_policy() -> None:
-    assert gate_of("pronounce") == gate_of("text") == "pronounce-pcl"
-    assert gate_of("translate") == "translate-pcl"
+    assert gate_of("pronounce", "at most 5% of the tokens") == gate_of("text", "never ask") == "pronounce-pcl"
+    assert gate_of("translate", "as often as you like") == "translate-pcl"
+    assert gate_of("translate", "at most 60 ms per output") == "translate-pcl-time"
     with pytest.raises(ValueError, match=r"Expected --policy, since no gate ships for --task sing"):
-        gate_of("sing")
+        gate_of("sing", "never ask")
 
 
 @pytest.mark.parametrize("color", ["never", "always"])
