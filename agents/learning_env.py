@@ -29,7 +29,7 @@ def learning_env(id_: str, rows: int, **settings: Any) -> AssistedDecodingVector
     stay as they are. Playing both ends is not counted as training.
 
     Args:
-        settings: of the environment; those of `ENVIRONMENT` are given here, but for other rules than any share.
+        settings: of the environment; `rule` may be among them, the reward is given here.
     """
     settings = {**settings, **ENVIRONMENT, "rule": settings.get("rule", ENVIRONMENT["rule"])}
     env = tw_env.make_vec(id_, rows, **settings)

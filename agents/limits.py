@@ -74,7 +74,10 @@ def limited(env: Any, quantity: Quantity, limits: Sequence[float] = ()) -> Limit
 
 
 def soft_limits(env: Any) -> Limited | None:
-    """The limits of a game's rules if all are soft and on one quantity; None otherwise, and outside this game."""
+    """The limits of a game's rules if all are soft, on one quantity, and can bind; None otherwise, and elsewhere.
+
+    An absolute limit binds above 0, which allows no call at all, and below what a call at every token costs.
+    """
     settings = getattr(env.unwrapped, "settings", None)
     if settings is None or settings.hard:
         return None
@@ -82,4 +85,6 @@ def soft_limits(env: Any) -> Limited | None:
     quantities = {rule.quantity for rule in rules} or {Quantity.CALLS_PER_TOKEN}
     if len(quantities) > 1 or any(rule.hard or math.isinf(rule.limit) for rule in rules):
         return None
-    return limited(env, quantities.pop(), [rule.limit for rule in rules])
+    found = limited(env, quantities.pop(), [rule.limit for rule in rules])
+    seen = found.seen(np.array(found.limits))
+    return found if found.share or ((seen > 0) & (seen < 1)).all() else None

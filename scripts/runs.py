@@ -27,7 +27,8 @@ SETTINGS = "settings.json"  # in the folder of a run, beside policy/ or model/
 POLICY = "policy"  # folder of a gate in that of its run
 TaskName = Literal["auto", "pronounce", "translate", "summarize", "text"]
 TASKS = get_args(TaskName)[1:]
-OF_THE_PAIR, OF_THE_TASK = ("student", "teacher", "original"), ("data", "metric", "template", "chat")
+OF_THE_PAIR = ("student", "teacher", "original", "latency")
+OF_THE_TASK = ("data", "metric", "template", "chat")
 PLACES = (*OF_THE_PAIR, "data")  # settings that may name a folder or a file
 
 
@@ -117,7 +118,8 @@ def settled(options: PlayingT, name: str | Path | None) -> PlayingT:
         known = {one: value for one, value in known.items() if one in OF_THE_PAIR}
     if name is not None and asking_folder(name) is not None and "teacher" not in known:
         known["teacher"] = str(shipped_pair(task).teacher)
-    if getattr(options, "student", None) is not None:  # the run's student doesn't play: its gap is another one's
+    if getattr(options, "student", None) is not None:  # the run's student doesn't play: gap and time are another's
         known.pop("original", None)
+        known.pop("latency", None)
     given = {one: value for one, value in known.items() if getattr(options, one, "") is None}
     return replace(options, task=task, **given)

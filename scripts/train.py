@@ -21,6 +21,7 @@ from tqdm import tqdm
 import tw_env
 from agents.checkpoint import FILE
 from agents.learning_env import learning_env
+from agents.limits import soft_limits
 from agents.pcl.recipe import Recipe, train_pcl
 from scripts.command import run
 from scripts.runs import POLICY, SETTINGS, located, record, task_of, write_settings
@@ -55,8 +56,8 @@ class Options:
     chat: bool = False
     """Write each prompt as a user's turn in the tokenizer's chat template."""
     rule: tuple[str, ...] = ()
-    """What the gate learns to keep: soft limits on one quantity, such as "at most 30 ms per output"; the policy keeps
-    any between the least and the largest of them. None takes every share of the tokens."""
+    """What the gate learns to keep: soft limits on one quantity, such as "at most 30 ms per output"; of time or calls
+    the policy keeps any between the least and the largest of them. Without, it learns every share of the tokens."""
     latency: str | None = None
     """JSON file with a latency table, by which time is modelled; None takes that of the pair that ships, if it plays.
     `tw_env.decoding.latency.measure` makes one."""
@@ -142,6 +143,11 @@ def main(options: Options) -> None:
     logged = log_path.read_text() if log_path.exists() else ""
     rounds = [json.loads(line) for line in logged[: logged.rfind("\n") + 1].splitlines()]  # a kill may tear the last
     env = learning_env(options.env, options.rows, **environment_arguments(options))
+    if soft_limits(env) is None:
+        raise ValueError(
+            f"Expected --rule to be soft limits on one quantity, above 0 and below what a call at every token costs; "
+            f"got {', '.join(map(repr, options.rule))}."
+        )
     write_settings(options.out, record(options))
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=options.recipe.pcl.iterations, desc="rounds", unit="round"))

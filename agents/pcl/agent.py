@@ -194,7 +194,7 @@ def settled(config: PCLConfig, env: VectorEnv) -> PCLConfig:
     _, actions, sampling = describe(env)
     limited = soft_limits(env)
     found = config.settled(hasattr(env, "game"), sampling, Action.VERIFY in actions, limited)
-    if limited is None or limited.share:
+    if limited is None or limited.share or not found.siblings:
         return found
     seen = limited.seen(np.array(limited.limits))
     return replace(found, limits=tuple(seen.tolist()), multiplier_step=OF_AN_OUTPUT * found.multiplier_step)

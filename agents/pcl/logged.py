@@ -69,7 +69,7 @@ def log_behaviour(env: AssistedDecodingVectorEnv, episodes: int, seed: int, each
     A quarter of the policies are heuristics with cuts drawn anew, the others call at random, at rates from low to high:
     they show every action in every state that the student reaches, without which nobody can tell offline what the other
     action would have done. In games with VERIFY all of them call only where the text would end, as the gate of
-    constrained PCL does there.
+    constrained PCL does there under limits on calls.
 
     Args:
         episodes: how many, at least; of the first `episodes / each` prompts in a random order.

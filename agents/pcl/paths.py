@@ -218,7 +218,8 @@ class PathStore:
         steps, count = len(state["actions"]), len(state["prompts"])
         self.add(
             Episodes(
-                **{name: state[name] for name in ("observations", "actions", "rewards", "costs", "starts")},
+                **{name: state[name] for name in ("observations", "actions", "rewards", "starts")},
+                costs=state.get("costs", np.zeros(steps)),  # older ones have none: under shares no one reads them
                 allowances=np.zeros(steps),
                 masks=np.ones((steps, int(state["choices"])), bool),
                 last=np.zeros((count, self.layout.size), np.float32),

@@ -16,10 +16,13 @@ from agents.baselines.calibration import CalibrationConfig
 from agents.pcl import PCLConfig
 from agents.pcl.recipe import Recipe
 from scripts import evaluate, train
+from scripts.runs import settled
 from scripts.train import Options, main
 from tests.agents.small import PROMPTS
 from tests.letters import names_of
 from tests.tiny import tiny_pair
+from tw_env.costs import LatencyTable
+from tw_env.policies import Gate, load
 
 CUTS = CalibrationConfig(limits=(0.05, 0.2), prompts=40, rounds=4)
 PCL = PCLConfig(iterations=6, episodes=16, batch=16, updates=1, width=16, checkpoint_every=2)
@@ -79,3 +82,29 @@ def test_resuming_in_another_game_is_refused(options: Options, capsys: pytest.Ca
         main(replace(options, rows=8, resume=True))
     with pytest.raises(ValueError, match="demonstrations 60 before, 30 now"):
         main(replace(options, recipe=replace(options.recipe, demonstrations=30), resume=True))
+
+
+def test_rules_that_one_gate_cannot_learn_are_refused(options: Options) -> None:
+    for rule in (
+        ("at most two calls", "at most 5% of the tokens"),
+        ("at most 9999 calls",),
+        ("strictly at most two calls",),
+    ):
+        with pytest.raises(ValueError, match=r"Expected --rule to be soft limits on one quantity.*at most"):
+            main(replace(options, rule=rule))
+    assert not (options.out / "settings.json").exists()
+
+
+def test_a_gate_for_rules_on_time_is_learned_and_judged_by_its_table(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LatencyTable(1.0, 10.0, 0.5).save(tmp_path / "table.json")
+    rules = ("at most 30 ms per output", "at most 60 ms per output")
+    main(replace(options, rule=rules, latency=str(tmp_path / "table.json")))
+    policy = load(options.out / "policy")
+    assert isinstance(policy, Gate)
+    assert set(policy.cut.limits) == {"latency_ms"}
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])[3:]
+    assert command[command.index("--rule") + 1 :][:2] == list(rules)
+    known = settled(evaluate.Options((str(options.out),)), options.out)
+    assert known.latency == str(tmp_path / "table.json"), "a run tells by which table its limits are meant"

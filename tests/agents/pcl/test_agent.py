@@ -97,6 +97,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
         ({"rule": "sample"}, 8),
         ({"rule": "at most 20% of the tokens"}, 8),
         ({"rule": "at most two calls"}, 8),
+        ({"rule": "at most 999 calls"}, 0),
         ({"rule": ["at most 20 ms", "at most 30 ms"]}, 8),
         ({"rule": ["at most two calls", "at most 20% of the tokens"]}, 0),
         ({"rule": "sample", "hard": True}, 0),
