@@ -61,6 +61,9 @@ class Limited:
         )
 
 
+SHARES = Limited()  # any share of the tokens
+
+
 def limited(env: Any, quantity: Quantity, limits: Sequence[float] = ()) -> Limited:
     """Limits in a game.
 

@@ -35,7 +35,7 @@ class CalibrationConfig:
     limits: tuple[float, ...] = (
         0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9,
     )  # fmt: skip
-    """Limits; rules in between are interpolated."""
+    """Limits, in the quantity's unit; rules in between are interpolated."""
     quantity: Quantity = Quantity.CALLS_PER_TOKEN
     """What they limit."""
     prompts: int = 2500

@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agents.limits import Limited
+from agents.limits import SHARES, Limited
 from tw_env.rules import Quantity
-
-SHARES = Limited()  # any share of the tokens
 
 
 @dataclass(frozen=True)

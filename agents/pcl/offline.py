@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.baselines.calibration import CalibrationConfig
+from agents.limits import SHARES
 from agents.pcl.agent import PCL, Log
-from agents.pcl.config import SHARES, PCLConfig
+from agents.pcl.config import PCLConfig
 from agents.pcl.counterfactual import LoggedPaths
 from agents.pcl.learner import Learner, Part, follow
 from agents.pcl.logged import LoggedPlay

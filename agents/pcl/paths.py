@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.limits import Limited
+from agents.limits import SHARES, Limited
 from agents.pcl.config import PCLConfig
 from agents.rollout import Collector, Episodes, FloatArray, IntArray, Predicts
 from tw_env.budget import QUANTITIES
@@ -22,7 +22,7 @@ from tw_env.observations import Layout
 PATIENCE = 4  # steps of a round, in caps on new tokens: a text that repeats itself takes hundreds of calls to mend
 
 
-def relabel(episodes: Episodes, layout: Layout, limits: FloatArray, limited: Limited | None = None) -> Episodes:
+def relabel(episodes: Episodes, layout: Layout, limits: FloatArray, limited: Limited = SHARES) -> Episodes:
     """The same play under soft limits, what it spends and is allowed told in calls.
 
     Args:
@@ -30,9 +30,8 @@ def relabel(episodes: Episodes, layout: Layout, limits: FloatArray, limited: Lim
             costs in the quantity's unit.
         layout: of the observations.
         limits: (episodes,) finite limits, one for each, in the quantity's unit.
-        limited: what they limit; None for calls per token.
+        limited: what they limit.
     """
-    limited = Limited(cap=layout.cap) if limited is None else limited
     of_step, starts = episodes.of_step, episodes.starts
     before = np.round(episodes.observations[:, layout["position"].start] * layout.cap).astype(np.float64)  # (steps,)
     after = np.append(before[1:], 0.0)
@@ -81,11 +80,11 @@ class PathStore:
     Args:
         layout: of the observations.
         most: paths kept of a prompt.
-        limited: by what rules the paths are told; None for calls per token.
+        limited: by what rules the paths are told.
     """
 
-    def __init__(self, layout: Layout, most: int, limited: Limited | None = None) -> None:
-        self.layout, self.most, self.limited = layout, most, limited or Limited(cap=layout.cap)
+    def __init__(self, layout: Layout, most: int, limited: Limited = SHARES) -> None:
+        self.layout, self.most, self.limited = layout, most, limited
         self.clear()
 
     def clear(self) -> None:
@@ -236,12 +235,12 @@ class SiblingPlay:
     Args:
         env: the game, greedy.
         config: of the agent; `siblings` is at least 2.
-        limited: the rules that are played and learned; without limits, any within the multiplier's grid and a little
-            below.
+        limited: the rules that are played and learned; without limits, as None, any within the multiplier's grid and a
+            little below.
     """
 
     def __init__(self, env: Any, config: PCLConfig, limited: Limited | None = None) -> None:
-        self.config, self.store = config, PathStore(env.layout, config.paths, limited)
+        self.config, self.store = config, PathStore(env.layout, config.paths, limited or SHARES)
         self._limited = self.store.limited
         self._prompts, self._cap = len(env.task.prompts), int(env.game.cap)
         self._range = 0.5 * min(config.limits), max(config.limits)
