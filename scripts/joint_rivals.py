@@ -10,12 +10,13 @@ import copy
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from agents.baselines.calibration import CalibrationConfig
 from agents.baselines.heuristic import Heuristic
 from agents.evaluation import Row, make_row, play
 from agents.joint.deployment import MODEL, TRAINED
@@ -29,7 +30,10 @@ from scripts.joint_rules import JUDGED
 from tw_env.rules import Constraint, Quantity
 from tw_env.settings import load_models
 
-RIVALS = {"SELF/ASK": ("p_max", "entropy"), "SELF/VERIFY": ("p_max", "surprise_at_end")}
+RIVALS: dict[Literal["SELF/ASK", "SELF/VERIFY"], tuple[str, ...]] = {
+    "SELF/ASK": ("p_max", "entropy"),
+    "SELF/VERIFY": ("p_max", "surprise_at_end"),
+}
 
 
 @dataclass
@@ -44,6 +48,10 @@ class RivalOptions(Options):
     """How its rows are called, before the name of each heuristic."""
     seed: int = 0
     """Of the order of the prompts and of the draws."""
+    games: tuple[Literal["SELF/ASK", "SELF/VERIFY"], ...] = tuple(RIVALS)
+    """Where it plays."""
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    """How carefully cuts are searched, which takes its time on long texts."""
     supervised: SupervisedConfig = field(
         default_factory=lambda: SupervisedConfig(steps=4000, decay_steps=3950, warmup=50, weight_decay=0.0)
     )
@@ -86,13 +94,13 @@ def judge(options: RivalOptions, folder: Path, cost: TrainingCost) -> list[Row]:
     A heuristic takes what its student took, and what it was calibrated with.
     """
     ends, rows = original_ends(options), []
-    for actions, scores in RIVALS.items():
+    for actions in options.games:
         learning, test = game(options, "policy", folder, actions), game(options, "test", folder, actions)
         prompts = np.arange(len(test.task.prompts))
-        for score in scores:
+        for score in RIVALS[actions]:
             seen: Any = Recorded(learning.env)  # counts from 0
             began = time.process_time()
-            policy: Any = Heuristic(score).learn(seen).policy
+            policy: Any = Heuristic(score, config=options.calibration).learn(seen).policy
             taken = cost.with_play(seen, time.process_time() - began)
             for limit in JUDGED:
                 rule = Constraint(Quantity.CALLS_PER_TOKEN, limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from transformers import AutoTokenizer
 
 from agents.baselines.calibration import CalibrationConfig
-from agents.baselines.heuristic import Heuristic
 from agents.joint import diagnostics
 from agents.joint.config import JointConfig
 from agents.joint.deployment import MODEL
@@ -117,7 +115,7 @@ def test_a_run_tells_task_and_pair(run_folder: Path, capsys: pytest.CaptureFixtu
     assert (kept["task"], kept["metric"], kept["teacher"]) == ("summarize", "edit", names["teacher"])
 
 
-def test_rows_say_what_training_took_with_the_runs_before(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_say_what_training_took_with_the_runs_before(run_folder: Path) -> None:
     first = json.loads((run_folder / "rows.json").read_text())[0]
     student = run_folder / "run" / MODEL
     taken = TrainingCost.read(student)
@@ -130,16 +128,20 @@ def test_rows_say_what_training_took_with_the_runs_before(run_folder: Path, monk
     assert first["training_env_steps"] > taken.env_steps
 
     quick = CalibrationConfig((0.1,), prompts=8, rounds=2)
-    monkeypatch.setattr(rivals, "RIVALS", {"SELF/VERIFY": ("surprise_at_end",)})
-    monkeypatch.setattr(rivals, "Heuristic", partial(Heuristic, config=quick))
     begun = options_of(run_folder, student=str(student), rows=run_folder / "rivals.json")
-    rivals.main(rivals.RivalOptions(out=run_folder / "rival", updates=3, **begun))
+    games: Any = ("SELF/VERIFY",)
+    rivals.main(rivals.RivalOptions(out=run_folder / "rival", updates=3, games=games, calibration=quick, **begun))
     rival = TrainingCost.read(run_folder / "rival" / MODEL)
     assert rival is not None
     assert (rival.updates, rival.env_steps) == (CONFIG.updates + 3, taken.env_steps)
     assert rival.seconds > taken.seconds
     assert rival.teacher_tokens == taken.teacher_tokens, "both learnt from the same texts, which were written once"
-    for row in json.loads((run_folder / "rivals.json").read_text()):
+    rows = json.loads((run_folder / "rivals.json").read_text())
+    assert {(row["agent"], row["actions"]) for row in rows} == {
+        ("distilled p-max", "SELF/VERIFY"),
+        ("distilled surprise-at-end", "SELF/VERIFY"),
+    }
+    for row in rows:
         assert row["training_teacher_tokens"] > read
         assert row["training_seconds"] > rival.seconds
 
