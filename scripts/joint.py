@@ -30,7 +30,7 @@ from agents.evaluation import Row
 from agents.joint.config import JointData
 from agents.joint.deployment import MODEL, TRAINED, fit_cut, ranking, rows_of
 from agents.joint.parallel import Processes
-from agents.joint.student import REASONS, asking_student
+from agents.joint.student import REASONS, asking_student, set_doubt
 from agents.joint.teacher import Teacher
 from agents.joint.trainer import Joint, Log
 from agents.joint.training_cost import FILE, TrainingCost, fingerprint
@@ -72,6 +72,9 @@ class Options(GameOptions, RunOptions):  # in --help, those of the last one stan
     """How its rows are called; None: joint, or joint+verify. Those of its words alone have " words" behind."""
     asks: int = REASONS
     """Ask tokens that a student without any is given, each a reason to ask."""
+    doubt: float | None = None
+    """Weight of log((1 - p_max) / p_max) in the student's log-odds of asking, beside its ask tokens, which begin anew
+    where it changes; None leaves what --student has, and gives a new one none."""
     held: int = 2000
     """Prompts of the policy split that nothing is trained on: the cut is found on them."""
     stored: Path | None = None
@@ -126,6 +129,8 @@ def train(options: Options, pair: Pair, processes: Processes) -> tuple[Joint, Pr
     student, tokenizer = copy.deepcopy(pair.student), pair.tokenizer
     if not pair.ask_tokens:
         student, tokenizer = asking_student(student, tokenizer, reasons=options.asks)
+    if options.doubt is not None:
+        set_doubt(student, options.doubt)
     if not options.resume and processes.main:
         drop_checkpoint(options.out)
     processes.wait()

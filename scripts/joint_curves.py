@@ -44,6 +44,7 @@ PANELS = (
     Panel("asked: calls per token by rule", rules="asked"),
     Panel("spent - allowed by rule, calls per text", rules="violation", level=0.0),
     Panel("\N{GREEK SMALL LETTER LAMDA} by rule: price of a call", rules="lambda"),
+    Panel("number beside the words, by rule: nats", rules="level", level=0.0),
     Panel(
         "path consistency: residual",
         (("residual", "every choice"), ("residual/1", "drawn paths, 1 choice"), ("residual/end", "to their ends")),

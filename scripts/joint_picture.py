@@ -23,11 +23,13 @@ from scripts.joint_curves import curves_picture, read_scalars
 from scripts.pictures import REACH, percents, png, styles_of, theme
 from scripts.rows import GAMES, Line, Row, lines_of, name_of, read_rows, short
 
-JOINT = ("joint", "joint+verify")
+WORDED = ("joint", "joint+verify")
+DOUBTING = ("joint-doubt", "joint-doubt+verify")  # those that ask beside their doubt (scripts.joint --doubt)
+JOINT = (*WORDED, *DOUBTING)
 FROZEN = ("pcl", "p-max")
 FROZEN_GAMES = {"SELF/ASK": "SELF/ASK", "SELF/VERIFY": "SELF/ASK/VERIFY"}  # where the frozen pair's rows are
 MARKS = {"held-out phrasing": "o", "held-out limit": "^"}
-OURS = "#332288"
+OURS, OTHERS = "#332288", "#8C8C8C"
 HOLLOW: dict[str, Any] = {"linestyle": "none", "color": OURS, "markerfacecolor": "white", "markersize": 7}
 LOWEST = -0.3  # recovered share below which a point is drawn at the bottom, with an arrow and its number
 COLOURS = {
@@ -95,20 +97,21 @@ def frontier(rows: Sequence[Row], frozen: Sequence[Row] = ()) -> Figure:
                 row | {"agent": f"frozen {row['agent']}"} for row in frozen if row["actions"] == FROZEN_GAMES[game]
             ]
             lines = [*lines_of(others, FROZEN_GAMES[game]), *lines_of(told, game)]
-            styles = _styles(lines)
-            for line in sorted(lines, key=lambda line: line.agent in JOINT):  # on top
+            styles = _styles(lines, _ours(told))
+            for line in sorted(lines, key=lambda line: (line.agent in JOINT, line.agent in _ours(told))):  # on top
                 seeds = [row for row in told if row["agent"] == line.agent]
-                _line(ax, line, seeds, game, styles[line.agent])
+                _line(ax, line, seeds, game, styles[line.agent], named=line.agent in _ours(told))
                 handles.setdefault(_name(line.agent), Line2D([], [], **styles[line.agent]))
+            ours = _ours(told)
             for name, marker in MARKS.items():
-                _marks(ax, [row for row in mine if row["told"] == name and row["agent"] in JOINT], name, marker)
+                _marks(ax, [row for row in mine if row["told"] == name and row["agent"] in ours], name, marker)
                 handles.setdefault(f"  told {name.replace('held', 'a held')}", Line2D([], [], marker=marker, **HOLLOW))
             _dress(ax, game)
             spent = [value for line in lines for value in line.calls if value <= REACH]
             ax.set_xlim(-0.01, 1.08 * max(spent, default=0.3))
         axes[0].set(ylim=(LOWEST - 0.06, 1.09), ylabel="recovered share of the original pair's gap")
         percents(axes[0].yaxis)
-        order = sorted(handles, key=lambda name: not name.startswith((_name(JOINT[0]), "  ")))
+        order = sorted(handles, key=lambda name: not name.startswith((*map(_name, JOINT), "  ")))
         figure.legend([handles[name] for name in order], order, loc="outside lower left", ncols=3, fontsize=9.5)
     return figure
 
@@ -120,7 +123,12 @@ def _name(agent: str) -> str:
     return f"{name_of(student) if student in JOINT else f'{student} student'}: {name_of(decides)}"
 
 
-def _styles(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
+def _ours(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Agents whose points are named: joint students that ask beside their doubt, where there are any."""
+    return DOUBTING if any(row["agent"] in DOUBTING for row in rows) else WORDED
+
+
+def _styles(lines: Sequence[Line], ours: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What decides has its colour of other pictures, the student its stroke; joint ones have their own."""
     deciding = [replace(line, agent=student_of(line.agent)[1]) for line in lines if line.agent not in JOINT]
     looks = styles_of(sorted(deciding, key=lambda line: line.agent), dark=False)
@@ -129,7 +137,8 @@ def _styles(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
         student, decides = student_of(line.agent)
         stroke = STROKES.get(student, {"linestyle": "-."})
         styles[line.agent] = (
-            {"color": OURS, "marker": "D", "markersize": 6, "linewidth": 2.8, "zorder": 5}
+            {"color": OURS if line.agent in ours else OTHERS, "marker": "D", "markersize": 6, "linewidth": 2.8}
+            | {"zorder": 5 if line.agent in ours else 4}
             if line.agent in JOINT
             else looks[decides]
             | ({"color": COLOURS[decides]} if decides in COLOURS else {})
@@ -139,14 +148,14 @@ def _styles(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _line(ax: Axes, line: Line, rows: Sequence[Row], game: str, style: dict[str, Any]) -> None:
-    """A mean, and its seeds behind it; a joint student's points are named by their limits."""
+def _line(ax: Axes, line: Line, rows: Sequence[Row], game: str, style: dict[str, Any], named: bool) -> None:
+    """A mean, and its seeds behind it; where they are to be named, points are, by their limits."""
     ax.plot(line.calls, line.gap, **style)
     seeds = {row["seed"] for row in rows}
     for seed in seeds if len(seeds) > 1 else ():
         (one,) = lines_of([row for row in rows if row["seed"] == seed], game)
         ax.plot(one.calls, one.gap, **style | {"alpha": 0.3, "linewidth": 0.9, "markersize": 2.5, "zorder": 2})
-    if line.agent in JOINT:
+    if named:
         for calls, gap, limit in zip(line.calls, line.gap, line.limit, strict=True):
             words = "no limit" if math.isnan(limit) else "never" if limit == 0 else short("calls_per_token", limit)
             place, ha = ((8, -4), "left") if limit == 0 else ((-6, 6), "right")

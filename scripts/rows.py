@@ -55,6 +55,8 @@ NAMES = {
     "dqn-lagrangian": "DQN-Lagrangian",
     "joint": "student trained with its asking",
     "joint+verify": "student trained with its asking",
+    "joint-doubt": "the same, asking beside its doubt",
+    "joint-doubt+verify": "the same, asking beside its doubt",
     "words": "its words alone",
 }
 GAMES = {

@@ -14,8 +14,8 @@ from tw_env.tasks.shipped import shipped_pair
 # joint pronunciation student takes as long as the shipped one's, within 5%: some rows more in the head cost little. Nor
 # does a rule, which is read once and together with the prompt.
 NOT_OF_LAYERS = (
-    "vocab_size", "tie_word_embeddings", "ask_token_ids", "student_tokens", "reads_rules", "dtype", "architectures",
-    "transformers_version", "_name_or_path",
+    "vocab_size", "tie_word_embeddings", "ask_token_ids", "ask_doubt", "student_tokens", "reads_rules", "dtype",
+    "architectures", "transformers_version", "_name_or_path",
 )  # fmt: skip
 
 

@@ -14,13 +14,13 @@ POSITIONS = 80  # room for rules
 
 
 @cache
-def asking_pair(rate: float = 0.3) -> Pair:
+def asking_pair(rate: float = 0.3, doubt: float = 0.0) -> Pair:
     """A pair whose student asks at about this rate; its vocabulary has few words, so rules are mostly unknown ones."""
     names = tiny_names(tiny_pair(positions=POSITIONS))
-    model, tokenizer = asking_student(load_model(names[0]), load_tokenizer(names[0]), reasons=4)
+    model, tokenizer = asking_student(load_model(names[0]), load_tokenizer(names[0]), reasons=4, doubt=doubt)
     texts = [torch.randint(2, 11, (12,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(20)]
     start_asking(model, Texts([text[:4] for text in texts], [text[4:] for text in texts]), rate)
-    name = f"memory:asking-{rate}"
+    name = f"memory:asking-{rate}-{doubt}"
     register_model(name, model, tokenizer)
     return load_pair(name, names[1])
 

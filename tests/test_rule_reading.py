@@ -21,8 +21,8 @@ from tw_env.policies import AskToken, teacher_alone
 RULES = ["a b c 3", "c c e f"]  # told instead of rules: the tiny tokenizer knows letters only
 
 
-def game(rows: int = 4, **settings: Any) -> Watched:
-    return Watched(rows, **names_of(asking_pair()), task=Letters(), actions="SELF/ASK/VERIFY", **settings)
+def game(rows: int = 4, doubt: float = 0.0, **settings: Any) -> Watched:
+    return Watched(rows, **names_of(asking_pair(doubt=doubt)), task=Letters(), actions="SELF/ASK/VERIFY", **settings)
 
 
 def options(rows: int, words: list[str]) -> dict[str, Any]:
@@ -39,13 +39,17 @@ def log_odds_by_hand(env: Watched, row: int, words: str) -> float:
         logits = env.pair.student(torch.tensor([tokens + prompt + text])).logits[0, -1]
     asks = list(env.pair.ask_tokens)
     assert len(asks) == 4
-    return float(logits[asks].logsumexp(-1) - logits[: asks[0]].logsumexp(-1))
+    gate = float(logits[asks].logsumexp(-1) - logits[: asks[0]].logsumexp(-1))
+    p_max = float(logits[: asks[0]].softmax(-1).max())
+    return gate + env.pair.ask_doubt * (np.log(1 - p_max) - np.log(p_max))
 
 
+@pytest.mark.parametrize("doubt", [0.0, 0.5])
 @pytest.mark.parametrize("remember", [0, 10_000])
 @pytest.mark.parametrize("hidden", [False, True])
-def test_the_ask_slice_is_the_log_odds_after_rule_prompt_and_text(remember: int, hidden: bool) -> None:
-    env = game(remember=remember, hidden=hidden)
+def test_the_ask_slice_is_the_log_odds_after_rule_prompt_and_text(remember: int, hidden: bool, doubt: float) -> None:
+    env = game(remember=remember, hidden=hidden, doubt=doubt)
+    assert env.pair.ask_doubt == doubt
     observations, _ = env.reset(seed=0, options=options(4, RULES))
     actions = np.random.default_rng(3).integers(3, size=(3, 4))
     for step in range(3):

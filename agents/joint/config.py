@@ -77,6 +77,9 @@ class JointConfig:
     policy gradient on the same states; or the whole residual of tokens and calls along texts sampled in SELF/ASK, for
     minus the divergence from the teacher (see `agents.joint.whole`). The last wants `call` ASK and entropy weights,
     prices and steps in nats: alpha 1, price 2, price_step .05, price_largest 10."""
+    level_rate: float = 0.0
+    """Share of what the gate's logits miss that goes to a number beside the words, one a limit (`agents.joint.levels`);
+    0 leaves limits to the words alone."""
     gate_weight: float = 1.0
     """Weight of the gate's loss; of the whole residual's, too."""
     replay: int = 8

@@ -21,6 +21,7 @@ from agents.joint.drafts import Drafts, write_drafts
 from agents.joint.drift import own_places
 from agents.joint.gate import Choices, Played, choices_of
 from agents.joint.lesson import Lesson
+from agents.joint.levels import Levels
 from agents.joint.parallel import Passes, Processes
 from agents.joint.prices import CallPrices, FloatArray, Numbers, spendable_of
 from agents.joint.reading import Ids
@@ -37,16 +38,18 @@ class Episodes:
     Attributes:
         chosen: (episodes,) which of `JointData.prompts`. told: token ids of each, behind its rule.
         limits: (episodes,) calls per token; infinite without a limit. prices: (episodes,) lambda.
+        levels: (episodes,) nats beside the words, see `agents.joint.levels`.
     """
 
     chosen: NDArray[np.int64]
     told: Sequence[Ids]
     limits: FloatArray
     prices: FloatArray
+    levels: FloatArray
 
     def take(self, part: slice) -> Episodes:
         """A stretch of them."""
-        return Episodes(self.chosen[part], self.told[part], self.limits[part], self.prices[part])
+        return Episodes(self.chosen[part], self.told[part], self.limits[part], self.prices[part], self.levels[part])
 
 
 class DraftPlay:
@@ -70,6 +73,7 @@ class DraftPlay:
     ) -> None:
         self._told, self._data, self._config, self._processes, self._teacher = told, data, config, processes, teacher
         self._slices = processes.slices(config.episodes, config.accumulate)
+        self._levels = Levels(config.limits, config.level_rate)
         rows = max(part.stop - part.start for part in self._slices)
         longest = max(map(len, data.prompts)) + RULE_TOKENS + data.max_new_tokens
         kept = rows if told.model.config.is_encoder_decoder else 0  # sources, from one draft to the next
@@ -87,7 +91,7 @@ class DraftPlay:
         chosen = generator.choice(self._data.asking, size=config.episodes)
         limits, told = self._told.prompts(generator, chosen.tolist())
         self._writer.forget()  # sources that an earlier student read
-        episodes = Episodes(chosen, told, limits, prices.of(limits))
+        episodes = Episodes(chosen, told, limits, prices.of(limits), self._levels.of(limits))
         parts = [episodes.take(part) for part in self._slices]
         drafts = [self.drafts(part.told, part.chosen) for part in parts]
         own_tokens = int(processes.total([int((one.lengths - one.first).sum()) for one in drafts]))
@@ -96,11 +100,12 @@ class DraftPlay:
         shares = processes.shares([float(choices.weights(least).sum()) for choices, _ in passes.seen])
         counts = processes.shares([len(choices.gain) for choices, _ in passes.seen])
         residuals = [float(choices.residual(alpha).detach().square().mean()) for choices, _ in passes.seen]
-        rows = [
-            np.stack([played.quality, played.calls, played.tokens, one.quality[one.number == 0]], axis=1)
-            for one, (_, played) in zip(drafts, passes.seen, strict=True)
-        ]
-        quality, calls, tokens, own_quality = processes.joined(np.concatenate(rows)).T  # (episodes,) of all processes
+        rows = []
+        for one, (seen, played) in zip(drafts, passes.seen, strict=True):
+            alone = one.quality[one.number == 0]
+            rows.append([played.quality, played.calls, played.tokens, alone, *self._missing(seen, alpha)])
+        everywhere = processes.joined(np.concatenate(rows, axis=1).T).T  # (numbers, episodes) of all processes
+        quality, calls, tokens, own_quality, missing, weights = everywhere
         means = [float(self._mean(choices, alpha).detach()) for choices, _ in passes.seen]
         numbers = {
             "gate": processes.mean(shares, means),
@@ -108,6 +113,8 @@ class DraftPlay:
             "quality/alone": float(own_quality.mean()) / self._data.scale,
             "alpha": alpha,
         } | prices.charge(limits, Played(quality, calls, tokens))
+        self._levels.update(limits, missing, weights)
+        numbers |= self._levels.numbers()
         numbers |= self._look(update, drafts[0], parts[0], passes.seen[0][0], alpha)
 
         def loss(part: int) -> Tensor:
@@ -124,10 +131,18 @@ class DraftPlay:
         """The gate's choices in the drafts, with gradients, and the play that is deployed: prices answer to it."""
         log_odds = self._told.log_odds(drafts.texts)
         spendable = spendable_of(episodes.limits)
-        given = drafts, log_odds, episodes.prices, spendable, self._config.action, alpha
+        given = drafts, log_odds, episodes.prices, spendable, self._config.action, alpha, episodes.levels
         choices, _ = choices_of(*given)
         _, played = choices_of(*given, hard=True)
         return choices, played
+
+    def _missing(self, choices: Choices, alpha: float) -> tuple[FloatArray, FloatArray]:
+        """(episodes,) weighted sums of the nats that its choices' log-odds miss, and of the weights."""
+        weights = choices.weights(self._config.least_reach).detach().double().cpu().numpy()
+        nats = choices.unlearnt(alpha, self._config.gate_span).detach().double().cpu().numpy() / alpha
+        episodes = int(choices.episode.max()) + 1  # each has a choice
+        sums = [np.bincount(choices.episode, one, minlength=episodes) for one in (weights * nats, weights)]
+        return sums[0].astype(np.float64), sums[1].astype(np.float64)
 
     def _mean(self, choices: Choices, alpha: float) -> Tensor:
         """The loss of a part, a mean over its choices."""
@@ -156,8 +171,9 @@ class DraftPlay:
         return numbers
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: nothing is kept from one update to the next."""
-        return {}
+        """For a checkpoint."""
+        return self._levels.state()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        """Take up what `state` kept."""
+        self._levels.restore(state)

@@ -40,12 +40,14 @@ class Choices:
         gain: (choices,) what calling is worth more than going on alone, price included.
         reach: (choices,) how likely the gate comes to each.
         price: (choices,) lambda.
+        episode: (choices,) whose each is.
     """
 
     logit: Tensor
     gain: Tensor
     reach: Tensor
     price: Tensor
+    episode: NDArray[np.int64]
 
     def residual(self, alpha: float) -> Tensor:
         """(choices,) C."""
@@ -56,14 +58,19 @@ class Choices:
         return self.reach.clamp(min=least_reach) / (1.0 + self.price)
 
     def loss(self, alpha: float, least_reach: float = 0.0, span: float = math.inf) -> Tensor:
-        """Mean of w C^2 / 2; choices whose log-odds lie beyond `span` nats and want to go farther are learnt.
+        """Mean of w C^2 / 2 of what is `unlearnt`.
 
         A tight rule's price may want log-odds of -40, where -6 ask as good as never, and squares of what is still
         missing would leave a small student no room to tell the other rules apart.
         """
-        weights, residual = self.weights(least_reach), self.residual(alpha)
-        learnt = (self.logit.abs() > span) & (residual.sign() == self.logit.sign())
-        return 0.5 * (weights * residual.masked_fill(learnt, 0.0).square()).sum() / weights.sum()
+        weights = self.weights(least_reach)
+        return 0.5 * (weights * self.unlearnt(alpha, span).square()).sum() / weights.sum()
+
+    def unlearnt(self, alpha: float, span: float = math.inf) -> Tensor:
+        """(choices,) C, but 0 where the log-odds lie beyond `span` nats, and want to lie there on the same side."""
+        wanted = self.gain / alpha
+        learnt = (self.logit.abs() > span) & (wanted.abs() > span) & (wanted.sign() == self.logit.sign())
+        return self.residual(alpha).masked_fill(learnt, 0.0)
 
     def expected_return(self, alpha: float) -> Tensor:
         """Mean of w (P gain + alpha H): the policy gradient on the same states, for comparison."""
@@ -100,6 +107,7 @@ def choices_of(
     limits: FloatArray,
     call: Action,
     alpha: float,
+    levels: FloatArray | None = None,
     hard: bool = False,
 ) -> tuple[Choices, Played]:
     """The choices in all drafts, and what the gate's play comes to.
@@ -109,20 +117,28 @@ def choices_of(
         prices: (episodes,) lambda. limits: (episodes,) calls per token that the rule allows.
         call: `ASK` at any token, or `VERIFY` where the text would end.
         alpha: entropy weight of the gate.
+        levels: (episodes,) nats that are added to the log-odds of calling; None adds none.
         hard: it calls wherever the log-odds of calling lie above 0, as in deterministic play, and nowhere else.
     """
     build = _asks if call == Action.ASK else _verifications
-    return build(drafts, log_odds, prices, limits, alpha, hard)
+    return build(drafts, log_odds, prices, limits, alpha, np.zeros(len(prices)) if levels is None else levels, hard)
 
 
 def _verifications(
-    drafts: Drafts, log_odds: Tensor, prices: FloatArray, limits: FloatArray, alpha: float, hard: bool
+    drafts: Drafts,
+    log_odds: Tensor,
+    prices: FloatArray,
+    limits: FloatArray,
+    alpha: float,
+    levels: FloatArray,
+    hard: bool,
 ) -> tuple[Choices, Played]:
     of_step, starts = drafts.texts.of_step.numpy(), drafts.texts.starts.numpy()
     places = np.arange(len(of_step)) - starts[of_step]
     pending = torch.from_numpy(np.flatnonzero(places >= drafts.first[of_step])).to(log_odds.device)
     of_draft = torch.from_numpy(of_step).to(log_odds.device)[pending]
     logit = any_ask(log_odds[pending], of_draft, len(drafts.episode))
+    logit = logit + torch.from_numpy(levels[drafts.episode]).to(logit)
     ask = _probabilities(logit, hard)
     bonus = prices * limits  # what a written token adds to what is allowed
     chain, lengths = drafts.chain, drafts.lengths
@@ -143,16 +159,23 @@ def _verifications(
         at = np.flatnonzero(drafts.number == number)
         reach[at] = reach[at - 1] * ask[at - 1]
     assert len(chain) == len(prices) + 1
-    return _as_tensors(logit, gain, reach, prices[drafts.episode]), Played(quality, calls, tokens)
+    return _as_tensors(logit, gain, reach, prices, drafts.episode), Played(quality, calls, tokens)
 
 
 def _asks(
-    drafts: Drafts, log_odds: Tensor, prices: FloatArray, limits: FloatArray, alpha: float, hard: bool
+    drafts: Drafts,
+    log_odds: Tensor,
+    prices: FloatArray,
+    limits: FloatArray,
+    alpha: float,
+    levels: FloatArray,
+    hard: bool,
 ) -> tuple[Choices, Played]:
     of_step, starts = drafts.texts.of_step.numpy(), drafts.texts.starts.numpy()
     place, episode = np.arange(len(of_step)) - starts[of_step], drafts.episode[of_step]
     fresh = place >= drafts.first[of_step]  # earlier places stand in an earlier draft
     behind = place > drafts.kept[of_step]  # something went wrong before: nothing is won by asking now
+    log_odds = log_odds + torch.from_numpy(levels[episode]).to(log_odds)
     ask = _probabilities(log_odds, hard)
     wasted, undecided = np.zeros(len(drafts.episode)), np.zeros(len(drafts.episode))
     np.add.at(wasted, of_step[behind], ask[behind])
@@ -177,7 +200,7 @@ def _asks(
     reach[:] = _reach_of_asks(drafts, ask, of_step, place)
     chosen = np.flatnonzero(fresh)
     logit = log_odds[torch.from_numpy(chosen).to(log_odds.device)]
-    choices = _as_tensors(logit, gain[chosen], reach[chosen], prices[episode[chosen]])
+    choices = _as_tensors(logit, gain[chosen], reach[chosen], prices, episode[chosen])
     return choices, Played(quality, calls, tokens)
 
 
@@ -205,6 +228,8 @@ def _entropy(ask: FloatArray) -> FloatArray:
         return -np.nan_to_num(ask * np.log(ask)) - np.nan_to_num((1 - ask) * np.log1p(-ask))
 
 
-def _as_tensors(logit: Tensor, gain: FloatArray, reach: FloatArray, price: FloatArray) -> Choices:
-    gain_, reach_, price_ = (torch.from_numpy(array).to(logit) for array in (gain, reach, price))
-    return Choices(logit, gain_, reach_, price_)
+def _as_tensors(
+    logit: Tensor, gain: FloatArray, reach: FloatArray, prices: FloatArray, episode: NDArray[np.int64]
+) -> Choices:
+    gain_, reach_, price = (torch.from_numpy(array).to(logit) for array in (gain, reach, prices[episode]))
+    return Choices(logit, gain_, reach_, price, episode)

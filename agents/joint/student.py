@@ -7,6 +7,9 @@ One ask token would do if the final state told how unsure the student is by a st
 not (the state's best line ranks mistakes far worse than the largest probability does). Several ask tokens, each a
 *reason* to ask, make the gate a difference of two convex functions of the state. They begin as the student's commonest
 doubts: halfway between two tokens that often compete, which asks the more the closer the two are.
+
+Sums of exponentials still don't rank as well as the largest probability does. A student may have that beside them, with
+a weight of its own (`tw_env.decoding.asking`): its tokens then say how much more or less to ask.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agents.joint.reading import Texts, all_states, anatomy_of, scores
+from tw_env.decoding import asking
 
 REASONS = 256  # ask tokens of a student
 BISECTIONS = 30
@@ -28,7 +32,11 @@ COMPARED = 1024  # embeddings that are compared with all others at a time
 
 
 def asking_student(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reads_rules: bool = True, reasons: int = REASONS
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reads_rules: bool = True,
+    reasons: int = REASONS,
+    doubt: float = 0.0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A copy of a student and its tokenizer with ask tokens, which `tw_env` plays beside the same teacher.
 
@@ -37,7 +45,7 @@ def asking_student(
     Args:
         model: a causal model or an encoder-decoder. Padding rows of its embedding give way.
         reads_rules: whether the rule's words are put before its prompts.
-        reasons: how many ask tokens.
+        reasons: how many ask tokens. doubt: weight of its own doubt beside them, see `tw_env.decoding.asking`.
 
     Raises:
         ValueError: the student has ask tokens already, or fewer embeddings than its tokenizer has tokens.
@@ -56,6 +64,7 @@ def asking_student(
     model.config.student_tokens = asks
     model.config.ask_token_ids = list(range(known, len(tokenizer)))
     model.config.reads_rules = reads_rules
+    model.config.ask_doubt = doubt
     if reads_rules:
         tell_words_apart(model)
     return model, tokenizer
@@ -110,18 +119,32 @@ def tell_words_apart(model: PreTrainedModel, seed: int = 0) -> int:
     return len(twins)
 
 
-def ask_log_odds(logits: Tensor, first: int) -> Tensor:
-    """(...) the gate's logit from logits (..., vocabulary), whose ask tokens stand from `first` on."""
-    return logits[..., first:].logsumexp(-1) - logits[..., :first].logsumexp(-1)
+@torch.no_grad()
+def set_doubt(model: PreTrainedModel, doubt: float) -> None:
+    """Give a student's doubt this weight; where that changes it, its ask tokens begin anew (see `start_asking`)."""
+    if doubt != doubt_of(model):
+        model.config.ask_doubt = doubt
+        model.get_output_embeddings().weight[model.config.ask_token_ids] = 0.0
 
 
-def token_nats(logits: Tensor, tokens: Tensor, first: int) -> tuple[Tensor, Tensor]:
+def doubt_of(model: PreTrainedModel) -> float:
+    """Weight of the student's doubt in its log-odds of asking."""
+    return float(getattr(model.config, "ask_doubt", 0.0))
+
+
+def ask_log_odds(logits: Tensor, first: int, doubt: float = 0.0) -> Tensor:
+    """(...) the gate's logit from logits (..., vocabulary and ask tokens), the ask tokens from `first` on."""
+    return asking.log_odds(logits[..., first:], logits[..., :first], doubt)
+
+
+def token_nats(logits: Tensor, tokens: Tensor, first: int, doubt: float = 0.0) -> tuple[Tensor, Tensor]:
     """(steps,) nats of written tokens and (steps,) the gate's logits from logits (steps, vocabulary and ask tokens).
 
     One normalisation serves both, and no distribution is made: where a vocabulary is large, this is most of an update.
     """
     total = logits[:, :first].logsumexp(-1)
-    return total - logits.gather(1, tokens[:, None])[:, 0], logits[:, first:].logsumexp(-1) - total
+    nats = total - logits.gather(1, tokens[:, None])[:, 0]
+    return nats, asking.log_odds(logits[:, first:], logits[:, :first], doubt, total)
 
 
 @torch.no_grad()
@@ -152,7 +175,7 @@ def start_asking(model: PreTrainedModel, texts: Texts, rate: float) -> None:
         bias = anatomy.bias.get_buffer("final_logits_bias")
         bias[:, asks] = bias[:, pairs].mean(-1)
     head.weight[asks] = rows
-    log_odds = ask_log_odds(scores(model, hidden), begin)
+    log_odds = ask_log_odds(scores(model, hidden), begin, doubt_of(model))
     level = _level(hidden.double()).to(rows.dtype) / anatomy.scale
     lift = (hidden @ level * anatomy.scale).float()  # what adding `level` to every row does to the log-odds
     low, high = -50.0, 50.0

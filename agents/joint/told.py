@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from agents.joint.config import JointConfig, JointData
 from agents.joint.parallel import Precision
 from agents.joint.reading import Ids, Texts, all_states, scores
-from agents.joint.student import ask_log_odds, token_nats
+from agents.joint.student import ask_log_odds, doubt_of, token_nats
 from agents.joint.wording import Wording
 from tw_env.decoding.reading import RuleReader
 
@@ -30,7 +30,7 @@ class ToldStudent:
         tokenizer: the student's.
 
     Attributes:
-        ask: id of the first ask token; those before it are the vocabulary.
+        ask: id of the first ask token; those before it are the vocabulary. doubt: see `tw_env.decoding.asking`.
         wording: draws rules and says them. precision: of passes that are learnt from.
 
     Raises:
@@ -43,7 +43,7 @@ class ToldStudent:
         asks = getattr(model.config, "ask_token_ids", None)
         if not asks:
             raise ValueError("Expected a student with ask tokens, got one without: see agents.joint.student.")
-        self.model, self.ask, self._data = model, int(asks[0]), data
+        self.model, self.ask, self.doubt, self._data = model, int(asks[0]), doubt_of(model), data
         fillers = [] if config.misread == 0 else unwritten(tokenizer, self.ask, (*data.prompts, *data.stored))
         self.wording = Wording(
             RuleReader(tokenizer), config.limits, config.extremes, misread=config.misread, fillers=fillers
@@ -64,14 +64,14 @@ class ToldStudent:
 
     def log_odds(self, texts: Texts) -> Tensor:
         """(steps,) of asking where each token was written."""
-        return ask_log_odds(self.scores(texts), self.ask)
+        return ask_log_odds(self.scores(texts), self.ask, self.doubt)
 
     def thoughts(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(steps, vocabulary) log-probabilities and (steps,) log-odds of asking where each token was written."""
         found = self.scores(texts)
-        return found[:, : self.ask].log_softmax(-1), ask_log_odds(found, self.ask)
+        return found[:, : self.ask].log_softmax(-1), ask_log_odds(found, self.ask, self.doubt)
 
     def nats(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """(steps,) nats of each token and (steps,) log-odds of asking where it was written."""
         found = self.scores(texts)
-        return token_nats(found, texts.tokens.to(found.device), self.ask)
+        return token_nats(found, texts.tokens.to(found.device), self.ask, self.doubt)

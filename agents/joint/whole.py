@@ -153,7 +153,7 @@ class WholePlay:
         with self._told.precision.autocast():
             hidden = all_states(model, texts)
             found = scores(model, hidden)
-        nats, log_odds = token_nats(found, texts.tokens.to(model.device), self._told.ask)
+        nats, log_odds = token_nats(found, texts.tokens.to(model.device), self._told.ask, self._told.doubt)
         logprobs = -nats
         gains = gains_of(logprobs, teacher, log_odds, asked, price, allowed, alpha)
         hidden = hidden.detach().float()

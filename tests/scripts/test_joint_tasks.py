@@ -35,7 +35,7 @@ from tw_env.tasks import pronounce
 from tw_env.tasks.shipped import shipped_pair
 
 CAP = 6
-CONFIG = JointConfig(clone=6, pcl=4, episodes=8, texts=8, limits=(0.1, 0.3))
+CONFIG = JointConfig(clone=6, pcl=4, episodes=8, texts=8, limits=(0.1, 0.3), level_rate=0.1)
 
 
 def options_of(folder: Path, **changed: Any) -> dict[str, Any]:
@@ -64,14 +64,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "letters.jsonl").write_text("\n".join(json.dumps(record) for record in records))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diagnostics, "TEACHER_EVERY", 10)
-        main(Options(out=folder / "run", asks=8, config=CONFIG, **options_of(folder)))
+        main(Options(out=folder / "run", asks=8, doubt=1.0, config=CONFIG, **options_of(folder)))
     return folder
 
 
 def test_the_log_is_read_back_as_curves_of_every_group(run_folder: Path) -> None:
     curves = read_scalars(run_folder / "run")
     assert {tag.split("/")[0] for tag in curves} >= {
-        "asked", "lambda", "violation", "kl", "drift", "value", "residual", "nats", "share",
+        "asked", "lambda", "level", "violation", "kl", "drift", "value", "residual", "nats", "share",
     }  # fmt: skip
     assert {"lambda/0.1", "lambda/0.3", "kl/own", "asking/auc", "quality", "calls_per_token"} <= set(curves)
     for tag, (updates, values) in curves.items():
@@ -97,7 +97,8 @@ def test_an_encoder_decoder_is_trained_saved_and_judged(run_folder: Path) -> Non
     never = next(row for row in rows if row["limit"] == 0)
     assert never["rule"].startswith("never")
     assert never["calls_per_token"] == 0
-    assert len(json.loads((run_folder / "run" / MODEL / "config.json").read_text())["ask_token_ids"]) == 8
+    config = json.loads((run_folder / "run" / MODEL / "config.json").read_text())
+    assert (len(config["ask_token_ids"]), config["ask_doubt"]) == (8, 1.0)
 
 
 def test_a_run_tells_task_and_pair(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,11 @@ class Pair:
         return tuple(getattr(self.student.config, "ask_token_ids", None) or ())
 
     @property
+    def ask_doubt(self) -> float:
+        """Weight of the student's doubt in its log-odds of asking, `ask_doubt` of its config; see `asking`."""
+        return float(getattr(self.student.config, "ask_doubt", 0.0))
+
+    @property
     def reads_rules(self) -> bool:
         """Whether the student reads the rule's words before its prompt, `reads_rules` of its config."""
         return bool(getattr(self.student.config, "reads_rules", False))

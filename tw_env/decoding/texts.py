@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tw_env.decoding import distributions
+from tw_env.decoding import asking, distributions
 from tw_env.decoding.conventions import conventions_of
 from tw_env.decoding.loading import Pair
 from tw_env.decoding.session import NEVER, Session
@@ -212,8 +212,7 @@ class LiveTexts:
         logits = scores[:, : self.pair.vocabulary]
         selected = self._all if rows is None else rows
         if self._asks:
-            asks = scores[:, list(self.pair.ask_tokens)].logsumexp(-1)
-            log_odds = asks - logits.logsumexp(-1)
+            log_odds = asking.log_odds(scores[:, list(self.pair.ask_tokens)], logits, self.pair.ask_doubt)
             self.extras[selected, 0] = log_odds.cpu().numpy()
         if self._last_token is not None:
             logits = self._end_at_cap(logits, self.length[selected])

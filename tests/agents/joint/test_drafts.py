@@ -113,6 +113,22 @@ def test_hard_play_is_that_of_a_deterministic_policy(call: Action) -> None:
     assert np.abs(soft.calls - hard.calls).max() > 0.1
 
 
+@pytest.mark.parametrize("call", [Action.ASK, Action.VERIFY])
+def test_levels_are_added_to_the_log_odds_of_calling(call: Action) -> None:
+    """Under VERIFY to those of whole drafts, as a cut is that a policy has in play."""
+    drafts, prices, limits = chains(), np.full(COUNT, 0.1), np.full(COUNT, 0.2)
+    log_odds = torch.randn(len(drafts.texts.tokens), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    levels = np.linspace(-2.0, 2.0, COUNT)
+    raised, played_ = choices_of(drafts, log_odds, prices, limits, call, 0.1, levels)
+    plain, _ = choices_of(drafts, log_odds, prices, limits, call, 0.1)
+    np.testing.assert_allclose(raised.logit.numpy(), plain.logit.numpy() + levels[plain.episode])
+    if call == Action.ASK:
+        of_step = torch.from_numpy(levels[drafts.episode])[drafts.texts.of_step]
+        same, expected = choices_of(drafts, log_odds + of_step, prices, limits, call, 0.1)
+        np.testing.assert_allclose(raised.gain.numpy(), same.gain.numpy())
+        np.testing.assert_allclose(played_.calls, expected.calls)
+
+
 def decisions(drafts: Drafts, asks: np.ndarray, call: Action) -> list[list[int]]:
     """At which decisions each prompt calls: places of its text, or numbers of its drafts; up to a mistake only."""
     of_step, starts = drafts.texts.of_step.numpy(), drafts.texts.starts.numpy()
@@ -185,12 +201,12 @@ def p(log_odds: float) -> float:
 
 
 def test_a_gate_that_is_sure_enough_is_left_alone() -> None:
-    logit = torch.tensor([-8.0, -8.0, 8.0, 2.0], dtype=torch.float64, requires_grad=True)
-    gain = torch.tensor([-3.0, 0.5, 3.0, 3.0], dtype=torch.float64)
-    one = torch.ones(4, dtype=torch.float64)
-    choices = Choices(logit, gain, one, one)
+    logit = torch.tensor([-8.0, -8.0, 8.0, 2.0, -30.0, -30.0], dtype=torch.float64, requires_grad=True)
+    gain = torch.tensor([-3.0, 0.5, 3.0, 3.0, -0.7, -0.5], dtype=torch.float64)  # wanted: ten times as much
+    one = torch.ones(6, dtype=torch.float64)
+    choices = Choices(logit, gain, one, one, np.arange(6))
     choices.loss(0.1, span=6.0).backward()
     assert logit.grad is not None
-    assert (logit.grad == 0).tolist() == [True, False, True, False]
+    assert (logit.grad == 0).tolist() == [True, False, True, False, True, False]
     assert logit.grad[1] < 0, "it has to come back"
     torch.testing.assert_close(choices.loss(0.1, span=9.0), choices.loss(0.1))

@@ -9,8 +9,17 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agents.joint.reading import Texts
-from agents.joint.student import ask_log_odds, asking_student, start_asking, tell_words_apart, token_nats
+from agents.joint.gate import any_ask
+from agents.joint.reading import Texts, all_states, scores
+from agents.joint.student import (
+    ask_log_odds,
+    asking_student,
+    doubt_of,
+    set_doubt,
+    start_asking,
+    tell_words_apart,
+    token_nats,
+)
 from tests.asking import asking_pair
 from tests.tiny import tiny_pair
 from tw_env.decoding.loading import load_pair
@@ -63,9 +72,55 @@ def test_reasons_begin_between_tokens_that_compete() -> None:
 def test_tokens_and_asking_are_normalised_over_the_same_vocabulary() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, tokens = 3.0 * torch.randn(50, 14, generator=generator), torch.randint(11, (50,), generator=generator)
-    nats, log_odds = token_nats(logits, tokens, 11)
-    assert torch.allclose(nats, functional.cross_entropy(logits[:, :11], tokens, reduction="none"), atol=1e-6)
-    assert torch.allclose(log_odds, ask_log_odds(logits, 11), atol=1e-6)
+    for doubt in (0.0, 1.0):
+        nats, log_odds = token_nats(logits, tokens, 11, doubt)
+        assert torch.allclose(nats, functional.cross_entropy(logits[:, :11], tokens, reduction="none"), atol=1e-6)
+        assert torch.allclose(log_odds, ask_log_odds(logits, 11, doubt), atol=1e-6)
+
+
+def test_a_doubt_that_ask_tokens_leave_as_it_is_adds_up_to_the_surprise() -> None:
+    """-log P(none asked) along a draft is then the summed surprise, the score of the rival that verifies at the end."""
+    logits = 2.0 * torch.randn(30, 11, generator=torch.Generator().manual_seed(1))
+    known = logits.logsumexp(-1, keepdim=True)
+    asks = ask_log_odds(torch.cat([logits, known], 1), 11, 1.0)
+    surprise = -logits.log_softmax(-1).amax(-1)
+    assert torch.allclose(functional.softplus(asks), surprise, atol=1e-5)
+    some = torch.zeros(30, dtype=torch.long)
+    assert float(torch.expm1(any_ask(asks, some, 1)[0])) == pytest.approx(
+        float(torch.exp(surprise.sum()) - 2), rel=1e-4
+    )
+
+
+def test_asking_does_not_teach_to_be_unsure() -> None:
+    """The doubt lends the gate its value and no gradient; what is left is that of the one softmax."""
+    logits = torch.randn(20, 14, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    gradients = []
+    for doubt in (0.0, 2.0):
+        (gradient,) = torch.autograd.grad(ask_log_odds(logits, 11, doubt).sum(), logits)
+        gradients.append(gradient)
+    assert torch.equal(*gradients)
+
+
+def test_students_begin_at_the_wanted_rate_with_a_doubt() -> None:
+    pair = asking_pair(doubt=1.0)
+    texts = [torch.randint(2, 11, (12,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(20)]
+    written = Texts([text[:4] for text in texts], [text[4:] for text in texts])
+    with torch.no_grad():
+        logits = scores(pair.student, all_states(pair.student, written))
+    asked = torch.sigmoid(ask_log_odds(logits, pair.ask_tokens[0], pair.ask_doubt))
+    assert float(asked.mean()) == pytest.approx(0.3, abs=0.01)
+
+
+def test_ask_tokens_begin_anew_beside_another_doubt() -> None:
+    model, _ = asking_student(tiny_pair().student, tiny_pair().tokenizer, reasons=3)
+    start_asking(model, Texts([[2, 3, 4], [5, 6, 7]], [[5, 6, 7], [8, 9, 10]]), 0.2)
+    set_doubt(model, 0.0)
+    assert model.get_output_embeddings().weight[11:].any(), "nothing changed"
+    vocabulary = model.get_output_embeddings().weight[:11].clone()
+    set_doubt(model, 1.0)
+    assert doubt_of(model) == 1.0
+    assert not model.get_output_embeddings().weight[11:].any()
+    assert torch.equal(model.get_output_embeddings().weight[:11], vocabulary)
 
 
 def test_students_that_ask_already_are_refused() -> None:

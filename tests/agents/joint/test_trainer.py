@@ -35,7 +35,15 @@ from tw_env.tasks.pronounce import Pronounce
 
 WORDS, END = 24, 2
 SHORT = JointConfig(
-    start=2, clone=2, pcl=2, episodes=8, texts=8, limits=(0.05, 0.2), checkpoint_every=2, learning_rate=2e-3
+    start=2,
+    clone=2,
+    pcl=2,
+    episodes=8,
+    texts=8,
+    limits=(0.05, 0.2),
+    checkpoint_every=2,
+    learning_rate=2e-3,
+    level_rate=0.1,
 )
 
 
