@@ -208,7 +208,8 @@ class Joint:
     def _state(self) -> dict[str, Any]:
         return {
             # Into how many parts an update is split may change when a run is resumed.
-            "config": asdict(self.config) | {"accumulate": 1, "precision": self.told.precision.kind},
+            "config": asdict(self.config)
+            | {"accumulate": 1, "precision": self.told.precision.kind, "doubt": self.told.doubt},
             "student": self.student.state_dict(),
             "average": self._average.weights,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],

@@ -24,7 +24,7 @@ from agents.joint.config import JointConfig, JointData, Stage
 from agents.joint.gate import choices_of
 from agents.joint.marking import marked
 from agents.joint.reading import Texts, states
-from agents.joint.student import ask_log_odds, asking_student, start_asking
+from agents.joint.student import ask_log_odds, asking_student, set_doubt, start_asking
 from agents.joint.trainer import Joint
 from agents.joint.wording import FREE, NEVER, Wording
 from tw_env.actions import Action
@@ -127,6 +127,10 @@ def test_a_run_in_pieces_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert unbroken.cost.env_steps >= SHORT.pcl * SHORT.episodes, "a token for each episode at least"
     with pytest.raises(ValueError, match="gate_weight differ"):
         Joint(*student(), data(), replace(SHORT, gate_weight=2.0), tmp_path)
+    doubting, words = student()
+    set_doubt(doubting, 1.0)
+    with pytest.raises(ValueError, match="doubt differ"):
+        Joint(doubting, words, data(), SHORT, tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.25])
